@@ -1,0 +1,121 @@
+"""Fit the minimax polynomials of ``numbadense/_engine/cpu/vmath.py`` and print them as Python tuples.
+
+Each polynomial q minimises the largest *relative* error of the function it serves, by Remez's exchange algorithm in
+mpmath, and is then rounded to its dtype.  Run ``python benchmarks/fit_polynomials.py`` (it needs mpmath; seconds).
+"""
+
+import mpmath as mp
+import numpy as np
+
+GRID = 600
+
+
+def remez(function, weight, low, high, degree, rounds=12):
+    """Return the coefficients, lowest first, of the polynomial p that minimises ``max |weight (p - function)|``.
+
+    Returns that maximum too.  `weight` and `function` are sampled on a grid of Chebyshev points of ``[low, high]``.
+    """
+    centre, radius = (mp.mpf(low) + high) / 2, (mp.mpf(high) - low) / 2
+    grid = [centre - radius * mp.cos(mp.pi * k / GRID) for k in range(GRID + 1)]
+    values = [function(x) for x in grid]
+    weights = [weight(x) for x in grid]
+    count = degree + 2
+    chosen = [round(k * GRID / (count - 1)) for k in range(count)]
+    for _ in range(rounds):
+        coefficients = _equioscillate(grid, values, weights, chosen)
+        errors = [w * (mp.polyval(coefficients[::-1], x) - v) for x, v, w in zip(grid, values, weights, strict=True)]
+        extrema = _alternation(errors, count)
+        if extrema is None or extrema == chosen:
+            break
+        chosen = extrema
+    return coefficients, max(abs(error) for error in errors)
+
+
+def _equioscillate(grid, values, weights, chosen):
+    """Solve for the polynomial whose weighted error alternates with one magnitude at the chosen points."""
+    matrix = mp.matrix(len(chosen), len(chosen))
+    right = mp.matrix(len(chosen), 1)
+    for i, k in enumerate(chosen):
+        for j in range(len(chosen) - 1):
+            matrix[i, j] = weights[k] * grid[k] ** j
+        matrix[i, len(chosen) - 1] = (-1) ** i
+        right[i] = weights[k] * values[k]
+    return list(mp.lu_solve(matrix, right))[:-1]
+
+
+def _alternation(errors, count):
+    """Return the largest error of each sign run, trimmed to `count` of them from the ends; None if there are fewer.
+
+    Errors below a thousandth of the largest do not count: those around a zero of the weight alternate too.
+    """
+    least = max(abs(error) for error in errors) / 1000
+    extrema = [0]
+    for k, error in enumerate(errors):
+        if abs(error) < least:
+            continue
+        if error * errors[extrema[-1]] < 0:
+            extrema.append(k)
+        elif abs(error) > abs(errors[extrema[-1]]):
+            extrema[-1] = k
+    while len(extrema) > count:
+        extrema.pop(0 if abs(errors[extrema[0]]) < abs(errors[extrema[-1]]) else -1)
+    return extrema if len(extrema) == count else None
+
+
+def exponential(degree, function):
+    """Fit q of ``exp(r) = 1 + r + r**2 q(r)`` on ``|r| <= log(2) / 2``, relative to `function`: exp, or expm1."""
+
+    def quotient(r):
+        return (mp.expm1(r) - r) / r**2 if r else mp.mpf(1) / 2
+
+    def weight(r):
+        return r**2 / function(r) if r else mp.mpf(0)
+
+    half = mp.log(2) / 2 * mp.mpf("1.0005")
+    return remez(quotient, weight, -half, half, degree)
+
+
+def inverse_tanh(degree):
+    """Fit q of ``atanh(s) = s + s z q(z)``, ``z = s**2``, for s = f / (2 + f) and 1 + f from sqrt(1/2) to sqrt(2)."""
+
+    def quotient(z):
+        return (mp.atanh(mp.sqrt(z)) / mp.sqrt(z) - 1) / z if z else mp.mpf(1) / 3
+
+    largest = ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2 * mp.mpf("1.005")
+    return remez(quotient, lambda z: z, 0, largest, degree)
+
+
+def normal_tail(degree, pole, end):
+    """Fit q of ``ndtr(-t) = exp(-t**2 / 2) q(y)``, ``y = (t - pole) / (t + pole)``, for t from 0 to `end`."""
+
+    def quotient(y):
+        t = pole * (1 + y) / (1 - y)
+        return mp.exp(t**2 / 2) * mp.erfc(t / mp.sqrt(2)) / 2
+
+    pole, end = mp.mpf(pole), mp.mpf(end)
+    return remez(quotient, lambda y: 1 / quotient(y), -1, (end - pole) / (end + pole), degree)
+
+
+def show(name, dtype, fit):
+    """Print one fit, with its error in units of the dtype's rounding error."""
+    coefficients, error = fit
+    ulps = mp.nstr(error * 2 / mp.mpf(float(np.finfo(dtype).eps)), 2)
+    print(f"# {name}, {np.dtype(dtype).name}: relative error {mp.nstr(error, 2)}, {ulps} roundings")
+    print("(" + ", ".join(str(dtype(float(c)).item()) for c in coefficients) + ")")
+
+
+def main():
+    """Fit and print everything."""
+    mp.mp.dps = 60
+    show("EXP", np.float32, exponential(4, mp.exp))
+    show("EXP", np.float64, exponential(9, mp.exp))
+    show("EXPM1", np.float32, exponential(5, mp.expm1))
+    show("EXPM1", np.float64, exponential(9, mp.expm1))
+    show("ATANH", np.float32, inverse_tanh(2))
+    show("ATANH", np.float64, inverse_tanh(6))
+    show("NORMAL_TAIL", np.float32, normal_tail(9, pole=3, end=14.5))
+    show("NORMAL_TAIL", np.float64, normal_tail(22, pole=5, end=39))
+
+
+if __name__ == "__main__":
+    main()

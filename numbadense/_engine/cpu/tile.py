@@ -1,0 +1,258 @@
+"""The register tile: two numba types and the primitives on which every CPU kernel is built.
+
+``Tile(dtype, mr, nv, lanes)`` is an ``mr x nv`` block of SIMD vectors held by value, so that LLVM keeps it in registers:
+
+::
+
+              nv vectors of `lanes` columns
+            +---------+---------+---------+
+      mr    | v v v v | v v v v | v v v v |   start: every row is the bias
+     rows   | v v v v | v v v v | v v v v |   rank1: += x[:, p] outer w[p, :]
+            | v v v v | v v v v | v v v v |   store: the columns inside the matrix only
+            +---------+---------+---------+
+
+``View(dtype)`` is a matrix in memory: a pointer, a row stride and a column stride, in elements.
+
+Under ``NUMBA_DISABLE_JIT=1`` the same names are their NumPy twins of `numbadense._engine.cpu.twin`.
+"""
+
+from llvmlite import ir
+from numba import config, types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+from numba.np.arrayobj import populate_array
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+class View(types.Type):
+    """A matrix in memory: ``data[i * ld + j * inc]``."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(f"numbadense.View({dtype})")
+
+
+class Tile(types.Type):
+    """An ``mr x nv`` block of SIMD vectors, held in registers."""
+
+    def __init__(self, dtype, mr, nv, lanes):
+        self.dtype, self.mr, self.nv, self.lanes = dtype, mr, nv, lanes
+        super().__init__(f"numbadense.Tile({dtype}, {mr}x{nv}x{lanes})")
+
+    @property
+    def vector(self):
+        """The LLVM type of one vector."""
+        return ir.VectorType(ir.FloatType() if self.dtype == types.float32 else ir.DoubleType(), self.lanes)
+
+
+@register_model(View)
+class _ViewModel(models.StructModel):
+    def __init__(self, manager, view):
+        members = [("data", types.CPointer(view.dtype)), ("ld", types.intp), ("inc", types.intp)]
+        super().__init__(manager, view, members)
+
+
+@register_model(Tile)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager, tile):
+        super().__init__(manager, tile, ir.ArrayType(tile.vector, tile.mr * tile.nv))
+
+
+def _call(builder, name, result, args):
+    function_type = ir.FunctionType(result, [a.type for a in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), args)
+
+
+def _suffix(vector):
+    return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
+
+
+def _splat(builder, scalar, vector):
+    empty = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(empty, scalar, I32(0))
+    return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count))
+
+
+def _vector_pointer(builder, pointer, offset, vector):
+    return builder.bitcast(builder.gep(pointer, [offset]), vector.as_pointer())
+
+
+def _load(builder, pointer, offset, tile):
+    value = builder.load(_vector_pointer(builder, pointer, offset, tile.vector))
+    value.align = tile.dtype.bitwidth // 8
+    return value
+
+
+def _make_view(context, builder, view, data, ld, inc):
+    struct = cgutils.create_struct_proxy(view)(context, builder)
+    struct.data, struct.ld, struct.inc = data, ld, inc
+    return struct._getvalue()
+
+
+@intrinsic
+def matrix(typing_context, array):
+    """Return the `View` of a 2-D array of any strides."""
+    view = View(array.dtype)
+
+    def codegen(context, builder, signature, args):
+        a = context.make_array(signature.args[0])(context, builder, args[0])
+        item = I64(array.dtype.bitwidth // 8)
+        ld, inc = (builder.sdiv(stride, item) for stride in cgutils.unpack_tuple(builder, a.strides, 2))
+        return _make_view(context, builder, view, a.data, ld, inc)
+
+    return view(array), codegen
+
+
+@intrinsic
+def rows_of(typing_context, buffer, offset, ld):
+    """Return the `View` of a flat buffer, from element `offset` on, in rows of `ld` elements."""
+    view = View(buffer.dtype)
+
+    def codegen(context, builder, signature, args):
+        a = context.make_array(signature.args[0])(context, builder, args[0])
+        return _make_view(context, builder, view, builder.gep(a.data, [args[1]]), args[2], I64(1))
+
+    return view(buffer, types.intp, types.intp), codegen
+
+
+@intrinsic
+def matrix_at(typing_context, like, address, rows, columns, ld):
+    """Return the `View`, of the dtype of `like`, of a `rows x columns` matrix at a memory address."""
+    view = View(like.dtype)
+
+    def codegen(context, builder, signature, args):
+        pointer = context.get_value_type(types.CPointer(view.dtype))
+        return _make_view(context, builder, view, builder.inttoptr(args[1], pointer), args[4], I64(1))
+
+    return view(like, types.intp, types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
+def part(typing_context, view, i, j):
+    """Return ``view[i:, j:]``."""
+
+    def codegen(context, builder, signature, args):
+        v = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0])
+        offset = builder.add(builder.mul(args[1], v.ld), builder.mul(args[2], v.inc))
+        return _make_view(context, builder, signature.args[0], builder.gep(v.data, [offset]), v.ld, v.inc)
+
+    return view(view, types.intp, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def start(typing_context, mr, nv, lanes, bias):
+    """Return the tile whose every row is ``bias[0, :nv * lanes]``."""
+    if not all(isinstance(a, types.IntegerLiteral) for a in (mr, nv, lanes)):
+        return None
+    tile = Tile(bias.dtype, mr.literal_value, nv.literal_value, lanes.literal_value)
+
+    def codegen(context, builder, signature, args):
+        b = cgutils.create_struct_proxy(signature.args[3])(context, builder, args[3])
+        row = [_load(builder, b.data, I64(v * tile.lanes), tile) for v in range(tile.nv)]
+        value = ir.Constant(ir.ArrayType(tile.vector, tile.mr * tile.nv), ir.Undefined)
+        for index in range(tile.mr * tile.nv):
+            value = builder.insert_value(value, row[index % tile.nv], index)
+        return value
+
+    return tile(mr, nv, lanes, bias), codegen
+
+
+@intrinsic
+def rank1(typing_context, tile, x, w, p):
+    """Return ``tile[r, c] + x[r, p] * w[p, c]``, each a single fused multiply-add where the CPU has one.
+
+    ``llvm.fmuladd``, not ``llvm.fma``: without FMA hardware the latter calls libm for every element.
+    """
+
+    def codegen(context, builder, signature, args):
+        value = args[0]
+        xv = cgutils.create_struct_proxy(signature.args[1])(context, builder, args[1])
+        wv = cgutils.create_struct_proxy(signature.args[2])(context, builder, args[2])
+        w_row = builder.mul(args[3], wv.ld)
+        weights = [_load(builder, wv.data, builder.add(w_row, I64(v * tile.lanes)), tile) for v in range(tile.nv)]
+        x_column = builder.gep(xv.data, [builder.mul(args[3], xv.inc)])
+        for r in range(tile.mr):
+            scalar = builder.load(builder.gep(x_column, [builder.mul(xv.ld, I64(r))]))
+            a = _splat(builder, scalar, tile.vector)
+            for v in range(tile.nv):
+                index = r * tile.nv + v
+                fma_args = [a, weights[v], builder.extract_value(value, index)]
+                total = _call(builder, "llvm.fmuladd." + _suffix(tile.vector), tile.vector, fma_args)
+                value = builder.insert_value(value, total, index)
+        return value
+
+    return tile(tile, x, w, types.intp), codegen
+
+
+@intrinsic
+def store(typing_context, tile, y, columns):
+    """Write ``y[r, c] = tile[r, c]`` for every row and for c < `columns`; nothing beyond is touched."""
+
+    def codegen(context, builder, signature, args):
+        yv = cgutils.create_struct_proxy(signature.args[1])(context, builder, args[1])
+        align = tile.dtype.bitwidth // 8
+        row = [builder.gep(yv.data, [builder.mul(yv.ld, I64(r))]) for r in range(tile.mr)]
+        whole = builder.icmp_signed(">=", args[2], I64(tile.nv * tile.lanes))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                for r in range(tile.mr):
+                    for v in range(tile.nv):
+                        pointer = _vector_pointer(builder, row[r], I64(v * tile.lanes), tile.vector)
+                        builder.store(builder.extract_value(args[0], r * tile.nv + v), pointer).align = align
+            with otherwise:
+                name = f"llvm.masked.store.{_suffix(tile.vector)}.p0"
+                index_type = ir.VectorType(I64, tile.lanes)
+                limit = _splat(builder, args[2], index_type)
+                for v in range(tile.nv):
+                    column = ir.Constant(index_type, [v * tile.lanes + c for c in range(tile.lanes)])
+                    mask = builder.icmp_signed("<", column, limit)
+                    for r in range(tile.mr):
+                        pointer = _vector_pointer(builder, row[r], I64(v * tile.lanes), tile.vector)
+                        value = builder.extract_value(args[0], r * tile.nv + v)
+                        _call(builder, name, ir.VoidType(), [value, pointer, I32(align), mask])
+        return context.get_dummy_value()
+
+    return types.void(tile, y, types.intp), codegen
+
+
+@intrinsic
+def call_pass(typing_context, address, y, rows, columns):
+    """Call the activation pass at `address` on ``y[:rows, :columns]``: ``pass(&y[0, 0], rows, columns, ld)``."""
+
+    def codegen(context, builder, signature, args):
+        yv = cgutils.create_struct_proxy(signature.args[1])(context, builder, args[1])
+        function_type = ir.FunctionType(ir.VoidType(), [yv.data.type, I64, I64, I64])
+        function = builder.inttoptr(args[0], function_type.as_pointer())
+        builder.call(function, [yv.data, args[2], args[3], yv.ld])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, y, types.intp, types.intp), codegen
+
+
+@intrinsic
+def row_at(typing_context, pointer, offset, size):
+    """Return the contiguous 1-D array of `size` elements that begins `offset` elements after `pointer`."""
+    array = types.Array(pointer.dtype, 1, "C")
+
+    def codegen(context, builder, signature, args):
+        itemsize = context.get_constant(types.intp, array.dtype.bitwidth // 8)
+        result = context.make_array(array)(context, builder)
+        data = builder.gep(args[0], [args[1]])
+        populate_array(result, data, [args[2]], [itemsize], itemsize, None)
+        return result._getvalue()
+
+    return array(pointer, types.intp, types.intp), codegen
+
+
+if config.DISABLE_JIT:
+    from numbadense._engine.cpu.twin import (  # noqa: F811  (the twins take the intrinsics' names)
+        call_pass,
+        matrix,
+        matrix_at,
+        part,
+        rank1,
+        rows_of,
+        start,
+        store,
+    )

@@ -1,0 +1,59 @@
+"""NumPy twins of the tile primitives, for ``NUMBA_DISABLE_JIT=1``: a `View` is a 2-D array, a `Tile` too.
+
+The kernels of `numbadense._engine.cpu.forward` then run as plain Python, line by line, for coverage and for readable
+failures.  Products are rounded once, as by a fused multiply-add, in float32 (through float64); in float64 twice.
+"""
+
+import ctypes
+
+import numpy as np
+
+PASSES = {}  # address -> the activation pass that it stands for
+
+
+def matrix(array):
+    """A 2-D array is its own view."""
+    return array
+
+
+def rows_of(buffer, offset, ld):
+    """Rows of `ld` elements of a flat buffer, from `offset` on."""
+    rows = (buffer.size - offset) // ld
+    return buffer[offset : offset + rows * ld].reshape(rows, ld)
+
+
+def matrix_at(like, address, rows, columns, ld):
+    """A `rows x columns` matrix at a memory address."""
+    size = max(0, int((rows - 1) * ld + columns)) if rows and columns else 0
+    raw = (ctypes.c_char * (size * like.itemsize)).from_address(int(address))
+    flat = np.frombuffer(raw, like.dtype)
+    return np.lib.stride_tricks.as_strided(flat, (rows, columns), (ld * like.itemsize, like.itemsize))
+
+
+def part(view, i, j):
+    """``view[i:, j:]``."""
+    return view[i:, j:]
+
+
+def start(mr, nv, lanes, bias):
+    """The bias in every row."""
+    return np.tile(bias[0, : nv * lanes], (mr, 1))
+
+
+def rank1(tile, x, w, p):
+    """``tile + outer(x[:, p], w[p, :])``, rounded once in float32."""
+    mr, columns = tile.shape
+    a, b = x[:mr, p, None].astype(np.float64), w[p, None, :columns].astype(np.float64)
+    with np.errstate(all="ignore"):
+        return (a * b + tile).astype(tile.dtype)
+
+
+def store(tile, y, columns):
+    """The columns inside the matrix only."""
+    columns = min(columns, tile.shape[1])
+    y[: tile.shape[0], :columns] = tile[:, :columns]
+
+
+def call_pass(address, y, rows, columns):
+    """Run the registered Python pass on ``y[:rows, :columns]``."""
+    PASSES[int(address)](y[:rows, :columns])

@@ -1,0 +1,30 @@
+"""A plan in words."""
+
+from numbadense._engine import machine, run, threads
+from numbadense._engine.cpu import forward as columns
+from numbadense._engine.cpu.tiles import TABLE
+from numbadense._engine.program import Program
+
+
+def forward(program: Program, m: int, limit: int | None) -> str:
+    """Return how `m` rows would go through a program, one fact a line."""
+    todo = run.plan(program, m, limit)
+    host = machine.host()
+    tiles = TABLE[host.isa]
+    itemsize = program.dtype.itemsize
+    lanes = tiles.lanes(itemsize)
+    work = sum(k * n for k, n in program.shapes)
+    parameters = program.buffer.nbytes
+    twin = f"parallel ({threads.expected_layer()}, {todo.threads} threads)" if todo.parallel else "serial twin"
+    lines = [
+        f"kernel   forward {program.dtype}, {twin}: {todo.why}",
+        f"cpu      {host.name}, {host.isa}, {lanes} lanes of {program.dtype}",
+        f"blocks   {-(-m // todo.block) if m else 0} of at most {todo.block} rows through all {len(program.shapes)} layers",
+        f"work     {2 * m * work:,} flops, {m * (program.n_in + program.n_out) * itemsize:,} bytes in and out, "
+        f"{parameters:,} bytes of packed weights, {todo.scratch * itemsize:,} bytes of scratch",
+    ]
+    for index, (k, n) in enumerate(program.shapes):
+        vectors = int(program.table[index, columns.VECTORS])
+        height = tiles.rows[vectors] if m >= tiles.rows[vectors] else min(m, 2)
+        lines.append(f"layer {index}  {k} -> {n}: tiles of {height} rows x {vectors * lanes} columns")
+    return "\n".join(lines)

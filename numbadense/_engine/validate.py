@@ -1,0 +1,189 @@
+"""Every check of an array argument, and every sentence about one.
+
+What leaves this module is what kernels expect: native byte order, aligned, float32 or float64, of the right shape.
+"""
+
+import functools
+import math
+
+import numpy as np
+
+from numbadense.errors import DTypeError, OutputError, ShapeError
+
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+NATIVE = {np.float32: FLOAT32, np.float64: FLOAT64}
+
+
+def compute_dtype(name: str, *arrays: np.ndarray) -> np.dtype:
+    """Return float32 or float64: what NumPy promotes the dtypes to, half and small integers counting as float32."""
+    for array in arrays:
+        if array.dtype.kind not in "fiub":
+            raise DTypeError(
+                f"{name} has dtype {array.dtype} but dense layers compute with real numbers; "
+                "convert it first, for example with x.astype('float64')."
+            )
+    if all(array.dtype.kind in "iub" for array in arrays):
+        return FLOAT64
+    dtype = np.result_type(FLOAT32, *(array.dtype for array in arrays))
+    if dtype.itemsize > FLOAT64.itemsize:
+        raise DTypeError(
+            f"{name} has dtype {dtype} but the widest that is computed is float64; convert it with x.astype('float64')."
+        )
+    return NATIVE[dtype.type]
+
+
+def operands_dtype(x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.dtype:
+    """Return the dtype in which a layer of these operands is computed."""
+    if x.dtype is w.dtype and (b is None or b.dtype is w.dtype) and (w.dtype is FLOAT32 or w.dtype is FLOAT64):
+        return w.dtype
+    named = {"x": x, "w": w} if b is None else {"x": x, "w": w, "b": b}
+    for name, array in named.items():
+        compute_dtype(name, array)
+    return compute_dtype("a layer", *named.values())
+
+
+def network_dtype(dtype) -> np.dtype:
+    """Return `dtype` if a network can have it: float32 or float64."""
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError:
+        wanted = None
+    if wanted is None or wanted.type not in NATIVE:
+        raise DTypeError(f"dtype is {dtype!r} but networks compute in float32 or float64; pass one of them.")
+    return NATIVE[wanted.type]
+
+
+@functools.lru_cache(maxsize=64)
+def zeros(n: int, dtype: np.dtype) -> np.ndarray:
+    """Return a shared read-only array of `n` zeros."""
+    array = np.zeros(n, dtype)
+    array.flags.writeable = False
+    return array
+
+
+def as_array(name: str, value) -> np.ndarray:
+    """Return `value` as an array, refusing what would lose something on the way."""
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise DTypeError(
+            f"{name} is a masked array, whose mask a dense layer would ignore; pass {name}.filled(value), "
+            "or its rows without missing values."
+        )
+    if hasattr(value, "__cuda_array_interface__") and not hasattr(value, "__array__"):
+        raise DTypeError(f"{name} is on a CUDA device; call the function of the same name in numbadense.cuda.")
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"{name} is not a rectangular array ({error}); pass rows of equal length.") from None
+
+
+def native(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return `array` as an aligned array of `dtype` in native byte order, itself where it is one."""
+    if array.dtype is dtype and array.flags.aligned:
+        return array
+    return np.require(array, dtype, "A")
+
+
+def floats(name: str, value) -> np.ndarray:
+    """Return `value` as a native, aligned float32 or float64 array."""
+    array = as_array(name, value)
+    if array.dtype is FLOAT32 or array.dtype is FLOAT64:
+        return native(array, array.dtype)
+    return native(array, compute_dtype(name, array))
+
+
+def features_error(x: np.ndarray, owner) -> ShapeError:
+    """Return the error for an `x` that does not fit `owner`: the weights, or the network, that it goes through."""
+    if x.ndim == 0:
+        have = "is a single number"
+    else:
+        have = f"has {x.shape[-1]} feature{'s' * (x.shape[-1] != 1)}"
+    if isinstance(owner, np.ndarray):
+        return ShapeError(
+            f"x {have} but w expects {owner.shape[0]}: x.shape={x.shape}, w.shape={owner.shape}. "
+            "w is (n_in, n_out); if it came from PyTorch, pass w.T."
+        )
+    return ShapeError(
+        f"x {have} but the network expects {owner.n_in}: x.shape={x.shape}, network {owner.n_in} -> {owner.n_out}. "
+        "The last axis of x holds the features."
+    )
+
+
+def matrix(x: np.ndarray, n_in: int, dtype: np.dtype, owner) -> np.ndarray:
+    """Return `x`, ``(..., n_in)``, as a native 2-D array of rows; `owner` is what it has to fit."""
+    if x.ndim == 0 or x.shape[-1] != n_in:
+        raise features_error(x, owner)
+    x = native(x, dtype)
+    if x.ndim != 2:
+        x = x.reshape(math.prod(x.shape[:-1]), n_in)
+    if x.strides[0] % dtype.itemsize or x.strides[1] % dtype.itemsize:
+        x = np.ascontiguousarray(x)
+    return x
+
+
+def weights(w, name: str = "w") -> np.ndarray:
+    """Return `w` as a 2-D array."""
+    w = as_array(name, w)
+    if w.ndim != 2:
+        raise ShapeError(
+            f"{name} has {w.ndim} dimension{'s' * (w.ndim != 1)} but must have 2, (n_in, n_out): {name}.shape={w.shape}."
+        )
+    return w
+
+
+def bias(b, w: np.ndarray) -> np.ndarray | None:
+    """Return `b`, ``(n_out,)`` or ``(1, n_out)``, as a 1-D array, or None."""
+    if b is None:
+        return None
+    b = as_array("b", b)
+    n_out = w.shape[1]
+    if b.shape not in ((n_out,), (1, n_out)):
+        raise ShapeError(
+            f"b has shape {b.shape} but w has {n_out} outputs: w.shape={w.shape}; pass b as ({n_out},) or (1, {n_out})."
+        )
+    return b.reshape(n_out)
+
+
+def check_output(out, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return `out`, as a plain array, if it can take a result of `shape` and `dtype`; other floats may, as in NumPy."""
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise OutputError(f"out is a {type(out).__name__} but must be a NumPy array of shape {shape} and dtype {dtype}.")
+    if out.shape != shape:
+        raise OutputError(
+            f"out has shape {out.shape} but the result has shape {shape}; pass np.empty({shape}, '{dtype}')."
+        )
+    if not out.flags.writeable:
+        raise OutputError(f"out is read-only but must take the result of shape {shape}; pass an array that owns its data.")
+    if out.dtype is not dtype and not np.can_cast(dtype, out.dtype, "same_kind"):
+        raise OutputError(
+            f"out has dtype {out.dtype} but the result is {dtype}, which cannot be cast to it; "
+            f"pass np.empty({shape}, '{dtype}')."
+        )
+    return out if type(out) is np.ndarray else np.asarray(out)
+
+
+def direct_output(out: np.ndarray, dtype: np.dtype, inputs: tuple[np.ndarray, ...]) -> np.ndarray | None:
+    """Return `out` as the 2-D array of rows that a kernel may write, or None if it needs a temporary.
+
+    Rows must be contiguous, native and aligned, and apart from each other and from every input.
+    """
+    rows = out if out.ndim == 2 else None
+    if rows is None:
+        if out.ndim == 1:
+            rows = out[None, :]
+        elif out.flags.c_contiguous:
+            rows = out.reshape(math.prod(out.shape[:-1]), out.shape[-1])
+        else:
+            return None
+    flags = rows.flags
+    if rows.dtype is not dtype or not flags.aligned:
+        return None
+    if not flags.c_contiguous:
+        width = rows.shape[1] * dtype.itemsize
+        if rows.strides[1] != dtype.itemsize or abs(rows.strides[0]) < width or rows.strides[0] % dtype.itemsize:
+            return None
+    for array in inputs:
+        if np.may_share_memory(rows, array):
+            return None
+    return rows

@@ -1,0 +1,642 @@
+r"""Every activation, once: its formula as scalar Python, and its facts.
+
+This is the place to add one.  From an entry come ``nd.<name>``, the name that :func:`numbadense.dense` accepts, the CPU
+and CUDA passes, the rows of the documentation and a set of tests per dtype.
+
+The scalar language
+-------------------
+An element-wise function takes one number and returns one of the same type.  It may use assignments, ``if``, ``return``,
+conditional expressions, arithmetic, comparisons, ``abs`` and the words of :mod:`numbadense.scalar_math`.  Every literal
+is cast with ``T = type(x)``: without it float32 work silently becomes float64 on a compiled target.  Prefer a
+conditional expression to a branch: it compiles to a vector blend.  A NaN must come out as NaN, so the comparison has to
+fail towards ``x``: ``T(0) if x < T(0) else x``.
+
+A row-wise function takes one row, a 1-D array, and changes it in place with plain loops.
+"""
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import ActivationError
+from .scalar_math import exp, expm1, log1p, ndtr, tanh
+
+__all__ = ["REGISTRY", "Activation", "activation", "get", "names"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Activation:
+    r"""An activation function and its facts.
+
+    Attributes
+    ----------
+    name : str
+        The canonical name.
+    function : function
+        The plain Python function, ``f(x) -> value`` on scalars, or ``f(row)`` in place when `rowwise`.
+    rowwise : bool
+        Whether it needs a whole row at a time.
+    exact : callable or None
+        The textbook formula ``exact(m, x)`` in any arithmetic ``m`` (the tests pass mpmath); `x` is a list if `rowwise`.
+    tex : str
+        The formula as LaTeX.
+    limits : tuple of float
+        Its values at minus and plus infinity.
+    lipschitz : float
+        The supremum of ``|f'|``; the maximum norm is meant when `rowwise`.
+    max_ulp : dict of str to float
+        The largest error seen on the CPU, in units in the last place of the result, by dtype name.
+    aliases : tuple of str
+        Other names it answers to.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    rowwise: bool
+    exact: Callable[..., Any] | None
+    tex: str
+    limits: tuple[float, float]
+    lipschitz: float
+    max_ulp: dict[str, float]
+    aliases: tuple[str, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "__doc__", self.function.__doc__)
+
+    def __call__(self, x):
+        """Evaluate the Python function itself, on one number or in place on one row."""
+        return self.function(x)
+
+    def __repr__(self):
+        return f"<activation {self.name}>"
+
+    def __reduce__(self):
+        return get, (self.name,)
+
+
+REGISTRY: dict[str, Activation] = {}
+"""Every activation by its canonical name, in order of registration."""
+
+_NAMES: dict[str, Activation] = {}  # canonical names and aliases
+
+
+def names():
+    """Return the canonical names, sorted."""
+    return sorted(REGISTRY)
+
+
+def get(spec):
+    """Find an activation.
+
+    Parameters
+    ----------
+    spec : None, str, Activation, or a public function such as ``numbadense.sigmoid``
+        None means identity.
+
+    Returns
+    -------
+    Activation
+
+    Raises
+    ------
+    ActivationError
+        If nothing of that name is registered, or `spec` is something else.
+    """
+    if spec is None:
+        return REGISTRY["identity"]
+    if isinstance(spec, str):
+        return _named(spec)
+    found = getattr(spec, "activation", spec)
+    if isinstance(found, Activation):
+        return found
+    raise ActivationError(
+        f"activation is {spec!r}, of type {type(spec).__name__}, and must be None, a name, or an activation: "
+        "register a function of your own with @numbadense.activation."
+    )
+
+
+def _named(name):
+    found = _NAMES.get(name)
+    if found is None:
+        close = difflib.get_close_matches(name.lower(), _NAMES, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ActivationError(f"no activation is called {name!r}: {hint}known are {', '.join(names())}.")
+    return found
+
+
+def activation(
+    name=None,
+    *,
+    exact=None,
+    tex="",
+    limits=(math.nan, math.nan),
+    lipschitz=math.inf,
+    max_ulp=None,
+    aliases=(),
+    rowwise=False,
+):
+    r"""Register a function as an activation, the equal of the built-in ones.
+
+    Use it bare, ``@nd.activation``, or with facts, ``@nd.activation(limits=(0.0, 1.0))``.
+
+    Parameters
+    ----------
+    name : str, optional
+        The canonical name; the function's own by default.
+    exact : callable, optional
+        The textbook formula ``exact(m, x)`` in any arithmetic ``m``, such as the :mod:`math` module or mpmath.
+    tex : str, optional
+        The formula as LaTeX.
+    limits : tuple of float, optional
+        The values at minus and plus infinity.
+    lipschitz : float, optional
+        The supremum of ``|f'|``.
+    max_ulp : dict of str to float, optional
+        The accuracy to hold it to, by dtype name.
+    aliases : tuple of str, optional
+        Other names.
+    rowwise : bool, optional
+        Whether the function takes a row and changes it in place.
+
+    Returns
+    -------
+    Activation
+        In place of the function, which stays at hand as its attribute ``function``.
+
+    Raises
+    ------
+    ActivationError
+        If a name is taken by another function, or the function cannot be used on float32 and float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbadense.activations import activation
+    >>> @activation
+    ... def squared_relu(x):
+    ...     T = type(x)
+    ...     positive = T(0) if x < T(0) else x
+    ...     return positive * positive
+    >>> squared_relu(np.float32(3))
+    np.float32(9.0)
+    """
+    facts = {
+        "rowwise": rowwise,
+        "exact": exact,
+        "tex": tex,
+        "limits": limits,
+        "lipschitz": lipschitz,
+        "max_ulp": dict(max_ulp or {}),
+        "aliases": tuple(aliases),
+    }
+    if callable(name):
+        return _register(name, name.__name__, facts)
+    return lambda function: _register(function, name or function.__name__, facts)
+
+
+def _register(function, name, facts):
+    entry = Activation(name=name, function=function, **facts)
+    for taken in (name, *entry.aliases):
+        holder = _NAMES.get(taken)
+        if holder is not None and _origin(holder.function) != _origin(function):
+            raise ActivationError(
+                f"the name {taken!r} is taken by the activation {holder.name!r} from {'.'.join(_origin(holder.function))}: "
+                "give yours another name."
+            )
+    (_check_row if entry.rowwise else _check_scalar)(name, function)
+    for old in REGISTRY[name].aliases if name in REGISTRY else ():
+        del _NAMES[old]
+    REGISTRY[name] = entry
+    _NAMES.update(dict.fromkeys((name, *entry.aliases), entry))
+    return entry
+
+
+def _origin(function):
+    return function.__module__, function.__qualname__
+
+
+def _check_row(name, function):
+    for dtype in (np.float32, np.float64):
+        row = np.linspace(-1, 1, 5).astype(dtype)
+        try:
+            result = function(row)
+        except Exception as error:
+            raise ActivationError(f"activation {name!r} fails on a row of {dtype.__name__}: {error}.") from error
+        if result is not None:
+            raise ActivationError(f"activation {name!r} returns a value, but a row-wise one must change its row in place.")
+
+
+def _check_scalar(name, function):
+    remedy = "write T = type(x), cast each literal as in T(0.5), and take exp and the like from numbadense.scalar_math"
+    for kind in (np.float32, np.float64, _Strict):
+        for value in (-0.5, 0.5):
+            try:
+                with np.errstate(all="ignore"):
+                    result = function(kind(value))
+            except _UncastError as error:
+                raise ActivationError(f"activation {name!r} {error}, which turns float32 into float64: {remedy}.") from None
+            except Exception as error:
+                if kind is _Strict:  # a Python float divides by zero and overflows less quietly than NumPy's
+                    continue
+                raise ActivationError(f"activation {name!r} fails on a {kind.__name__}: {error}.") from error
+            if kind is not _Strict and type(result) is not kind:
+                raise ActivationError(
+                    f"activation {name!r} turns {kind.__name__} into {type(result).__name__}: {remedy}."
+                )
+
+
+class _UncastError(TypeError):
+    """A Python literal met a typed number."""
+
+
+def _strict(name):
+    operator = getattr(float, name)
+
+    def method(self, *others):
+        for other in others:
+            if type(other) in (int, float):
+                raise _UncastError(f"mixes its argument with the uncast number {other!r}")
+        result = operator(self, *others)
+        return _Strict(result) if type(result) is float else result
+
+    return method
+
+
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
+_METHODS = (
+    *(f"__{name}__" for name in _ARITHMETIC),
+    *(f"__r{name}__" for name in _ARITHMETIC),
+    *("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__", "__neg__", "__abs__"),
+)
+
+# A number that refuses Python literals.  NumPy's scalars absorb them, where a compiled target would go over to float64.
+_Strict = type("_Strict", (float,), {name: _strict(name) for name in _METHODS})
+
+
+_SELU_SCALE = 1.0507009873554805
+_SELU_SCALE_ALPHA = 1.7580993408473766
+_TWO_SQRT_2_PI = 1.5957691216057308  # 2 * sqrt(2 / pi)
+_EXP_MINUS_41 = 1.5628821893349888e-18  # of the e**-n, n an integer, one that float32 holds almost exactly
+
+
+@activation(
+    exact=lambda m, x: x,
+    tex=r"x",
+    limits=(-math.inf, math.inf),
+    lipschitz=1.0,
+    max_ulp={"float32": 0, "float64": 0},
+    aliases=("linear", "none"),
+)
+def identity(x):
+    """Leave x as it is: a layer without an activation."""
+    return x
+
+
+@activation(
+    exact=lambda m, x: 1 / (1 + m.exp(-x)),
+    tex=r"\frac{1}{1 + e^{-x}}",
+    limits=(0.0, 1.0),
+    lipschitz=0.25,
+    max_ulp={"float32": 2.5, "float64": 2.5},
+    aliases=("logistic", "expit"),
+)
+def sigmoid(x):
+    """Logistic function.
+
+    With ``e = exp(-|x|)`` nothing overflows, and both halves share it:
+    ``1 / (1 + e)`` on the right, ``e / (1 + e)`` on the left.
+    """
+    T = type(x)
+    e = exp(-abs(x))
+    return (T(1) if x >= T(0) else e) / (T(1) + e)
+
+
+@activation(
+    exact=lambda m, x: max(x, 0),
+    tex=r"\max(x, 0)",
+    limits=(0.0, math.inf),
+    lipschitz=1.0,
+    max_ulp={"float32": 0, "float64": 0},
+)
+def relu(x):
+    """Rectified linear unit; the comparison fails towards x, so that NaN stays NaN."""
+    T = type(x)
+    return T(0) if x < T(0) else x
+
+
+@activation(
+    "tanh",
+    exact=lambda m, x: m.tanh(x),
+    tex=r"\tanh x",
+    limits=(-1.0, 1.0),
+    lipschitz=1.0,
+    max_ulp={"float32": 3, "float64": 3},
+)
+def hyperbolic_tangent(x):
+    """Hyperbolic tangent."""
+    return tanh(x)
+
+
+@activation(
+    exact=lambda m, x: x if x > 0 else x / 100,
+    tex=r"\max(x, x / 100)",
+    limits=(-math.inf, math.inf),
+    lipschitz=1.0,
+    max_ulp={"float32": 1.5, "float64": 1.5},
+)
+def leaky_relu(x):
+    """Rectified linear unit that leaks a hundredth of its negative input.
+
+    References
+    ----------
+    Maas, Hannun, Ng, "Rectifier nonlinearities improve neural network acoustic models", ICML 2013, section 3.
+    """
+    T = type(x)
+    return x if x >= T(0) else T(0.01) * x
+
+
+@activation(
+    exact=lambda m, x: x if x > 0 else m.expm1(x),
+    tex=r"x \text{ if } x > 0 \text{ else } e^x - 1",
+    limits=(-1.0, math.inf),
+    lipschitz=1.0,
+    max_ulp={"float32": 2, "float64": 2},
+)
+def elu(x):
+    """Exponential linear unit with alpha = 1.
+
+    References
+    ----------
+    Clevert, Unterthiner, Hochreiter, "Fast and accurate deep network learning by exponential linear units (ELUs)",
+    ICLR 2016, equation 15.
+    """
+    T = type(x)
+    return x if x > T(0) else expm1(x)
+
+
+@activation(
+    exact=lambda m, x: _selu_exact(m, x),
+    tex=r"\lambda x \text{ if } x > 0 \text{ else } \lambda \alpha (e^x - 1)",
+    limits=(-_SELU_SCALE_ALPHA, math.inf),
+    lipschitz=_SELU_SCALE_ALPHA,
+    max_ulp={"float32": 3, "float64": 3},
+)
+def selu(x):
+    """Scaled exponential linear unit, whose fixed point is mean 0 and variance 1.
+
+    References
+    ----------
+    Klambauer, Unterthiner, Mayr, Hochreiter, "Self-normalizing neural networks", NeurIPS 2017, equation 2; the
+    constants' closed forms are equation 14 of its supplement.
+    """
+    T = type(x)
+    return T(_SELU_SCALE) * x if x > T(0) else T(_SELU_SCALE_ALPHA) * expm1(x)
+
+
+def _selu_exact(m, x):
+    e, root_e, tail = m.exp(1), m.exp(m.mpf(1) / 2), m.erfc(m.sqrt(m.mpf(1) / 2))
+    alpha = m.sqrt(2 / m.pi) / (1 - tail * root_e)
+    variance = 2 * m.erfc(m.sqrt(2)) * e**2 + m.pi * tail**2 * e - 2 * (2 + m.pi) * tail * root_e + m.pi + 2
+    scale = (1 - tail * root_e) * m.sqrt(2 * m.pi / variance)
+    return scale * (x if x > 0 else alpha * m.expm1(x))
+
+
+@activation(
+    exact=lambda m, x: x / (1 + m.exp(-x)),
+    tex=r"\frac{x}{1 + e^{-x}}",
+    limits=(0.0, math.inf),
+    lipschitz=1.0998393201288669,
+    max_ulp={"float32": 4, "float64": 4},
+    aliases=("swish",),
+)
+def silu(x):
+    """Sigmoid linear unit, x * sigmoid(x).
+
+    Far on the left ``e**x`` leaves the normal numbers before ``x * e**x`` does: there ``e**41`` is kept aside until
+    the last multiplication.  Left of -1000 nothing remains, and infinity times zero is kept out.
+
+    References
+    ----------
+    Elfwing, Uchibe, Doya, "Sigmoid-weighted linear units for neural network function approximation in reinforcement
+    learning", Neural Networks 107, 2018, equation 4; Ramachandran, Zoph, Le, "Searching for activation functions",
+    2017 (swish).
+    """
+    T = type(x)
+    y = T(-1000) if x < T(-1000) else x
+    far = y < T(-41)
+    scale = T(_EXP_MINUS_41) if far else T(1)
+    e = exp(y + T(41) if far else -abs(y))
+    return (y * scale * e if y < T(0) else y) / (T(1) + scale * e)
+
+
+@activation(
+    exact=lambda m, x: x * m.erfc(-x / m.sqrt(2)) / 2,
+    tex=r"x \, \Phi(x)",
+    limits=(0.0, math.inf),
+    lipschitz=1.1289041451851548,
+    max_ulp={"float32": 10, "float64": 25},
+)
+def gelu(x):
+    """Gaussian error linear unit, x times the normal distribution function.
+
+    References
+    ----------
+    Hendrycks, Gimpel, "Gaussian error linear units (GELUs)", 2016, section 2.
+    """
+    T = type(x)
+    y = T(-40) if x < T(-40) else x
+    return y * ndtr(y)
+
+
+@activation(
+    exact=lambda m, x: x / (1 + m.exp(-2 * m.sqrt(2 / m.pi) * (x + x**3 * 44715 / 1000000))),
+    tex=r"\frac{x}{2} \left(1 + \tanh \sqrt{2 / \pi} \, (x + 0.044715 x^3)\right)",
+    limits=(0.0, math.inf),
+    lipschitz=1.1289930686587717,
+    max_ulp={"float32": 150, "float64": 1500},
+)
+def gelu_tanh(x):
+    """Gaussian error linear unit in its tanh approximation, x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 x**3)).
+
+    References
+    ----------
+    Hendrycks, Gimpel, "Gaussian error linear units (GELUs)", 2016, section 2.
+    """
+    T = type(x)
+    y = T(-30) if x < T(-30) else x
+    e = exp(-abs(T(_TWO_SQRT_2_PI) * (y + T(0.044715) * y * y * y)))
+    return (y * e if y < T(0) else y) / (T(1) + e)
+
+
+@activation(
+    exact=lambda m, x: m.log1p(m.exp(x)),
+    tex=r"\log(1 + e^x)",
+    limits=(0.0, math.inf),
+    lipschitz=1.0,
+    max_ulp={"float32": 2.5, "float64": 2.5},
+)
+def softplus(x):
+    """Softplus, max(x, 0) + log(1 + exp(-|x|)).
+
+    References
+    ----------
+    Glorot, Bordes, Bengio, "Deep sparse rectifier neural networks", AISTATS 2011, section 3.
+    """
+    T = type(x)
+    return (T(0) if x < T(0) else x) + log1p(exp(-abs(x)))
+
+
+@activation(
+    exact=lambda m, x: x / (1 + abs(x)),
+    tex=r"\frac{x}{1 + |x|}",
+    limits=(-1.0, 1.0),
+    lipschitz=1.0,
+    max_ulp={"float32": 1.5, "float64": 1.5},
+)
+def softsign(x):
+    """Softsign; beyond 1e30 it is 1 in any dtype, which keeps infinity over infinity out.
+
+    References
+    ----------
+    Glorot, Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010,
+    section 3.2.
+    """
+    T = type(x)
+    y = T(-1e30) if x < T(-1e30) else (T(1e30) if x > T(1e30) else x)
+    return y / (T(1) + abs(y))
+
+
+@activation(
+    "exp",
+    exact=lambda m, x: m.exp(x),
+    tex=r"e^x",
+    limits=(0.0, math.inf),
+    lipschitz=math.inf,
+    max_ulp={"float32": 1.5, "float64": 1.5},
+    aliases=("exponential",),
+)
+def exponential(x):
+    """Exponential function."""
+    return exp(x)
+
+
+@activation(
+    exact=lambda m, x: min(max((x + 3) / 6, 0), 1),
+    tex=r"\min(\max(x / 6 + 1 / 2, 0), 1)",
+    limits=(0.0, 1.0),
+    lipschitz=1 / 6,
+    max_ulp={"float32": 1.5, "float64": 1.5},
+)
+def hard_sigmoid(x):
+    """Piecewise linear sigmoid, with the slope 1/6 of PyTorch and Keras 3 (Keras 2 had 1/5).
+
+    ``(x + 3) / 6`` keeps its digits at the lower corner, where ``x / 6 + 1 / 2`` would cancel.
+
+    References
+    ----------
+    Howard et al., "Searching for MobileNetV3", ICCV 2019, section 5.2.
+    """
+    T = type(x)
+    y = x + T(3)
+    return (T(0) if y < T(0) else (T(6) if y > T(6) else y)) / T(6)
+
+
+@activation(
+    exact=lambda m, x: x * min(max((x + 3) / 6, 0), 1),
+    tex=r"x \min(\max(x / 6 + 1 / 2, 0), 1)",
+    limits=(0.0, math.inf),
+    lipschitz=1.5,
+    max_ulp={"float32": 2, "float64": 2},
+)
+def hard_swish(x):
+    """Piecewise quadratic silu, x * hard_sigmoid(x).
+
+    References
+    ----------
+    Howard et al., "Searching for MobileNetV3", ICCV 2019, section 5.2.
+    """
+    T = type(x)
+    y = T(-3) if x < T(-3) else x
+    return y * ((T(6) if y > T(3) else y + T(3)) / T(6))
+
+
+@activation(
+    exact=lambda m, x: x * m.tanh(m.log1p(m.exp(x))),
+    tex=r"x \tanh(\log(1 + e^x))",
+    limits=(0.0, math.inf),
+    lipschitz=1.0884981612511219,
+    max_ulp={"float32": 5, "float64": 5},
+)
+def mish(x):
+    """Mish, x * tanh(softplus(x)).
+
+    With ``w = e**x``, ``tanh(log(1 + w)) = w (w + 2) / (w (w + 2) + 2)``.  On the right both sides are divided by
+    ``w**2``, so that only ``e = exp(-|x|)`` is needed and nothing overflows.  The far left is treated as in silu.
+
+    References
+    ----------
+    Misra, "Mish: a self regularized non-monotonic activation function", BMVC 2020, equation 1.
+    """
+    T = type(x)
+    y = T(-1000) if x < T(-1000) else x
+    far = y < T(-41)
+    scale = T(_EXP_MINUS_41) if far else T(1)
+    e = exp(y + T(41) if far else -abs(y))
+    w = scale * e
+    numerator = y * scale * (e * (w + T(2))) if y < T(0) else y * (T(1) + (w + w))
+    return numerator / (w * (w + T(2)) + T(2) if y < T(0) else T(1) + (w + w) * (T(1) + w))
+
+
+@activation(
+    exact=lambda m, row: [m.exp(x) / sum(m.exp(y) for y in row) for x in row],
+    tex=r"\frac{e^{x_j}}{\sum_p e^{x_p}}",
+    lipschitz=0.5,
+    max_ulp={"float32": 8, "float64": 8},
+    rowwise=True,
+)
+def softmax(row):
+    """Softmax of a row, in place: positive, of sum 1.
+
+    The largest entry is subtracted first, so that nothing overflows.  One NaN, or a positive infinity, makes the whole
+    row NaN, as does a row of nothing but negative infinities.
+    """
+    largest = row[0]
+    for j in range(row.size):
+        largest = row[j] if row[j] > largest else largest
+    for j in range(row.size):
+        row[j] = exp(row[j] - largest)
+    total = row[0]
+    for j in range(1, row.size):
+        total += row[j]
+    for j in range(row.size):
+        row[j] /= total
+
+
+@activation(
+    exact=lambda m, row: [x - m.log(sum(m.exp(y) for y in row)) for x in row],
+    tex=r"x_j - \log \sum_p e^{x_p}",
+    lipschitz=2.0,
+    max_ulp={"float32": 8, "float64": 8},
+    rowwise=True,
+)
+def log_softmax(row):
+    """Logarithm of softmax of a row, in place.
+
+    The largest entry, ``exp(0) = 1`` after the subtraction, stays out of the sum and enters through ``log1p``: an entry
+    that takes nearly all the probability keeps its digits.  NaN and infinity as in softmax.
+    """
+    winner = 0
+    for j in range(1, row.size):
+        winner = j if row[j] > row[winner] else winner
+    largest = row[winner]
+    others = largest - largest
+    for j in range(row.size):
+        row[j] -= largest
+        others += exp(row[j]) if j != winner else row[j]
+    log_total = log1p(others)
+    for j in range(row.size):
+        row[j] -= log_total

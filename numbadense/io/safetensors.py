@@ -1,0 +1,116 @@
+"""The native format: safetensors, with the layers described as JSON in its metadata.
+
+Tensors ``layers.<i>.w``, shape (n_in, n_out), and ``layers.<i>.b``, shape (n_out,); metadata ``numbadense`` (the format's
+version) and ``network``, such as ``{"layers": [{"activation": "relu"}, ...], "metadata": {...}}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from numbadense import activations
+from numbadense.errors import ActivationError, ModelFormatError, NumbadenseError
+from numbadense.model import Dense, Sequential
+
+VERSION = "1"
+DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+
+
+def save(network: Sequential, path: Path) -> None:
+    """Write `network` to `path`, under that name only once the file is whole."""
+    tensors = {}
+    for index, layer in enumerate(network.layers):
+        tensors[f"layers.{index}.w"] = np.ascontiguousarray(layer.w)
+        if layer.b is not None:
+            tensors[f"layers.{index}.b"] = layer.b
+    description = {
+        "layers": [{"activation": layer.activation.name} for layer in network.layers],
+        "metadata": dict(network.metadata),
+    }
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        content = safetensors.numpy.save(tensors, {"numbadense": VERSION, "network": json.dumps(description)})
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Sequential:
+    """Read the network in `path`, its weights memory-mapped."""
+    if path.stat().st_size == 0:  # also the OSError, for a file that is not there
+        raise ModelFormatError(f"{path} is empty; save or copy the network again.")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ModelFormatError(f"{path} is not a whole safetensors file ({error}); save or copy it again.") from None
+    layers, notes = _description(path, metadata)
+    tensors = _mapped(path)
+    expected = {f"layers.{index}.w" for index in range(len(layers))}
+    optional = {f"layers.{index}.b" for index in range(len(layers))}
+    if missing := expected - tensors.keys():
+        raise ModelFormatError(f"{path} has no tensor {min(missing)} but describes {len(layers)} layers; save it again.")
+    if surplus := tensors.keys() - expected - optional:
+        raise ModelFormatError(f"{path} has a tensor {min(surplus)} but describes {len(layers)} layers; save it again.")
+    try:
+        built = [
+            Dense(tensors[f"layers.{index}.w"], tensors.get(f"layers.{index}.b"), layer)
+            for index, layer in enumerate(layers)
+        ]
+        return Sequential(built, notes)
+    except NumbadenseError as error:
+        raise ModelFormatError(f"{path} does not describe a network: {error}") from None
+
+
+def _description(path: Path, metadata: dict[str, str]) -> tuple[list[activations.Activation], dict[str, str]]:
+    """Return the layers' activations and the notes."""
+    version = metadata.get("numbadense")
+    if version is None:
+        raise ModelFormatError(
+            f"{path} holds tensors but no description of a network; "
+            "build it with numbadense.Sequential from the tensors, and save that."
+        )
+    if version != VERSION:
+        raise ModelFormatError(f"{path} has format version {version!r} but this release reads {VERSION!r}; upgrade numbadense.")
+    try:
+        description: Any = json.loads(metadata["network"])
+        names = [layer["activation"] for layer in description["layers"]]
+        notes = description["metadata"]
+        if not all(isinstance(text, str) for text in (*names, *notes, *notes.values())):
+            raise TypeError("a name or a note is not text")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelFormatError(f"{path} has a description that cannot be read ({error!r}); save it again.") from None
+    try:
+        return [activations.get(name) for name in names], notes
+    except ActivationError as error:
+        raise ModelFormatError(
+            f"{path} uses an activation that is not registered: {error} "
+            "If it is your own, register it with @numbadense.activation before loading."
+        ) from None
+
+
+def _mapped(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the tensors of a file that safetensors has found sound, as read-only views of its memory map."""
+    content = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    begin = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:begin].tobytes())
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise ModelFormatError(
+                f"{path} has tensor {name} of dtype {entry['dtype']} but networks are kept as {', '.join(DTYPES)}; convert it."
+            )
+        lo, hi = (begin + offset for offset in entry["data_offsets"])
+        tensors[name] = content[lo:hi].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return tensors

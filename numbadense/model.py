@@ -1,0 +1,433 @@
+"""Networks of dense layers: immutable, callable, saved and loaded without pickle."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from numbadense import activations
+from numbadense.errors import DeviceError, NonFiniteWarning, OptionError, ShapeError
+
+if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+    from numbadense._engine.program import Program
+    from numbadense.cuda import DeviceSequential
+
+__all__ = ["Dense", "Sequential"]
+
+BATCH_BYTES = 8_388_608  # of input and output that `predict` has in flight by default
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a read-only array that nobody else can write: itself if it is read-only already, or a copy."""
+    if array.flags.writeable:
+        array = array.copy(order="K")
+        array.flags.writeable = False
+    return array
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dense:
+    """A dense layer: ``activation(x @ w + b)``.
+
+    Parameters
+    ----------
+    w : array_like, shape (n_in, n_out)
+        Weights, a column for each neuron.  Copied, unless the array is read-only.
+    b : array_like, shape (n_out,) or (1, n_out), optional
+        Biases; none by default.
+    activation : str, Activation or function, optional
+        A name such as ``"sigmoid"``, or a function such as :func:`numbadense.sigmoid`; none by default.
+
+    Attributes
+    ----------
+    w : ndarray, shape (n_in, n_out), float32 or float64
+        Read-only.
+    b : ndarray, shape (n_out,), of the dtype of `w`, or None
+        Read-only.
+    activation : Activation
+
+    Raises
+    ------
+    ShapeError
+        If `w` is not 2-D or `b` does not fit it.
+    DTypeError
+        If they are not real numbers.
+    ActivationError
+        If there is no such activation.
+
+    Warns
+    -----
+    NonFiniteWarning
+        If a weight or a bias is NaN or infinite.
+
+    Examples
+    --------
+    >>> import numbadense as nd
+    >>> layer = nd.Dense([[1.0, -3.0, 5.0], [-2.0, 4.0, -6.0]], [-1.0, 1.0, 2.0], "relu")
+    >>> layer([200.0, 17.0])
+    array([165.,   0., 900.])
+    """
+
+    w: NDArray[Any]
+    b: NDArray[Any] | None = None
+    activation: activations.Activation = None  # type: ignore[assignment]
+
+    def __init__(self, w: ArrayLike, b: ArrayLike | None = None, activation: Any = None) -> None:
+        from numbadense._engine import validate
+
+        weights = validate.weights(w)
+        bias = validate.bias(b, weights)
+        dtype = validate.operands_dtype(weights, weights, bias)
+        weights = validate.native(weights, dtype)
+        if bias is not None:
+            bias = validate.native(bias, dtype)
+        finite = np.isfinite(weights).all() and (bias is None or np.isfinite(bias).all())
+        if not finite:
+            warnings.warn(
+                f"the weights of a {weights.shape[0]} -> {weights.shape[1]} layer hold NaN or infinity, "
+                "and so will its outputs: check how the network was trained or converted.",
+                NonFiniteWarning,
+                stacklevel=2,
+            )
+        object.__setattr__(self, "w", _frozen(weights))
+        object.__setattr__(self, "b", None if bias is None else _frozen(bias))
+        object.__setattr__(self, "activation", activations.get(activation))
+
+    @property
+    def n_in(self) -> int:
+        """Features in."""
+        return int(self.w.shape[0])
+
+    @property
+    def n_out(self) -> int:
+        """Features out."""
+        return int(self.w.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self.w.dtype
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return self.w.size + (0 if self.b is None else self.b.size)
+
+    def __call__(self, x: ArrayLike, *, out: NDArray[Any] | None = None, threads: int | None = None) -> NDArray[Any]:
+        """Return the layer's output, as a network of this layer alone would: see `Sequential`."""
+        return self._alone(x, out=out, threads=threads)
+
+    @functools.cached_property
+    def _alone(self) -> Sequential:
+        return Sequential([self])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Dense, (self.w, self.b, self.activation)
+
+    def __repr__(self) -> str:
+        return f"Dense({self.n_in} -> {self.n_out}, {self.activation.name}, {self.dtype})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sequential:
+    """A network of dense layers, one after the other.
+
+    Parameters
+    ----------
+    layers : sequence of Dense
+        At least one; each takes what the one before gives.
+    metadata : mapping of str to str, optional
+        Notes that are saved with the network.
+
+    Attributes
+    ----------
+    layers : tuple of Dense
+    metadata : mapping of str to str
+        Read-only.
+
+    Raises
+    ------
+    ShapeError
+        If there is no layer, or a layer does not fit the one before it.
+
+    Notes
+    -----
+    The weights are packed for the CPU at the first call, beside the originals.  A network may be called from many
+    threads at once.  Hidden activations stay in cache: a block of rows goes through all layers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbadense as nd
+    >>> net = nd.Sequential([
+    ...     nd.Dense([[1.0, -1.0], [1.0, -1.0]], [-0.5, 1.5], "relu"),
+    ...     nd.Dense([[1.0], [1.0]], [-1.0]),
+    ... ])
+    >>> net([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    array([[0.5],
+           [0. ],
+           [0.5]])
+    """
+
+    layers: tuple[Dense, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __init__(self, layers: Sequence[Dense], metadata: Mapping[str, str] | None = None) -> None:
+        layers = tuple(layers)
+        if not layers:
+            raise ShapeError("a network has 0 layers but needs 1 at least; pass [numbadense.Dense(w, b, activation), ...].")
+        for index, layer in enumerate(layers):
+            if not isinstance(layer, Dense):
+                raise OptionError(
+                    f"layer {index} is a {type(layer).__name__} but must be a numbadense.Dense; "
+                    "pass Dense(w, b, activation)."
+                )
+        for index, (before, after) in enumerate(zip(layers, layers[1:], strict=False), start=1):
+            if before.n_out != after.n_in:
+                raise ShapeError(
+                    f"layer {index} takes {after.n_in} features but layer {index - 1} gives {before.n_out}: "
+                    f"w.shape={after.w.shape} after w.shape={before.w.shape}; "
+                    "w is (n_in, n_out), so if they came from PyTorch, pass w.T."
+                )
+        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "metadata", MappingProxyType(dict(metadata or {})))
+
+    @property
+    def n_in(self) -> int:
+        """Features in."""
+        return self.layers[0].n_in
+
+    @property
+    def n_out(self) -> int:
+        """Features out."""
+        return self.layers[-1].n_out
+
+    @functools.cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64: what the network computes in, and the dtype of its results."""
+        return np.result_type(*(layer.dtype for layer in self.layers))
+
+    @functools.cached_property
+    def _program(self) -> Program:
+        from numbadense._engine import program
+
+        return program.build(self.layers, self.dtype)
+
+    def __call__(self, x: ArrayLike, *, out: NDArray[Any] | None = None, threads: int | None = None) -> NDArray[Any]:
+        """Propagate examples forward.
+
+        Parameters
+        ----------
+        x : array_like, shape (..., n_in)
+            Examples in rows, of any real dtype; they are cast to the network's.
+        out : ndarray, shape (..., n_out), optional
+            Where to write the result.  It may overlap `x`.
+        threads : int, optional
+            The most threads to use; by default as many as pay for the amount of work.
+
+        Returns
+        -------
+        ndarray, shape (..., n_out), of the network's dtype
+            `out`, if given.
+
+        Raises
+        ------
+        ShapeError, DTypeError, OutputError, OptionError
+            If an argument does not fit.
+        """
+        from numbadense._engine import run
+
+        return run.call(self._program, x, out, threads, self)
+
+    def predict(
+        self,
+        x: ArrayLike,
+        batch_size: int | None = None,
+        *,
+        out: NDArray[Any] | None = None,
+        progress: bool = False,
+        threads: int | None = None,
+    ) -> NDArray[Any]:
+        """Propagate many examples forward, a batch at a time.
+
+        The result is that of calling the network.  The memory in use does not grow with the number of rows beyond the
+        result, so that memory-mapped `x` and `out` may be larger than the memory.
+
+        Parameters
+        ----------
+        x : array_like, shape (m, n_in)
+            Examples in rows, for example an ``np.load(..., mmap_mode="r")``.
+        batch_size : int, optional
+            Rows in a batch; by default about 8 MiB of input and output.
+        out : ndarray, shape (m, n_out), optional
+            Where to write the result, for example an ``np.lib.format.open_memmap(...)``.
+        progress : bool, optional
+            Whether to draw a progress bar on stderr.
+        threads : int, optional
+            The most threads to use; by default as many as pay for the amount of work.
+
+        Returns
+        -------
+        ndarray, shape (m, n_out), of the network's dtype
+            `out`, if given.
+
+        Raises
+        ------
+        ShapeError, DTypeError, OutputError, OptionError
+            If an argument does not fit.
+        """
+        from numbadense._engine import validate
+
+        rows = validate.as_array("x", x)
+        if rows.ndim != 2:
+            raise ShapeError(
+                f"x has {rows.ndim} dimension{'s' * (rows.ndim != 1)} but predict takes 2, (m, n_in): "
+                f"x.shape={rows.shape}; call the network itself for other shapes."
+            )
+        if rows.shape[1] != self.n_in:
+            raise validate.features_error(rows, self)
+        if batch_size is None:
+            row_bytes = (self.n_in + self.n_out) * max(self.dtype.itemsize, rows.dtype.itemsize)
+            batch_size = max(1, BATCH_BYTES // max(1, row_bytes))
+        elif not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise OptionError(f"batch_size is {batch_size!r} but must be a positive integer, or None to choose one.")
+        shape = (rows.shape[0], self.n_out)
+        result = np.empty(shape, self.dtype) if out is None else validate.check_output(out, shape, self.dtype)
+        if out is not None and np.may_share_memory(rows, result):
+            rows = rows.copy()  # a batch must not overwrite the input of the next
+        starts: Any = range(0, rows.shape[0], batch_size)
+        if progress:
+            from rich.console import Console
+            from rich.progress import track
+
+            starts = track(starts, description="predict", console=Console(stderr=True), transient=True)
+        for begin in starts:
+            batch = slice(begin, begin + batch_size)
+            self(rows[batch], out=result[batch], threads=threads)
+        return result if out is None else out
+
+    def astype(self, dtype: DTypeLike) -> Sequential:
+        """Return the network in another dtype, or itself if it has that dtype already.
+
+        Parameters
+        ----------
+        dtype : dtype_like
+            float32 or float64.
+
+        Returns
+        -------
+        Sequential
+
+        Raises
+        ------
+        DTypeError
+            If it is neither.
+        """
+        from numbadense._engine import validate
+
+        wanted = validate.network_dtype(dtype)
+        if wanted == self.dtype:
+            return self
+        layers = [
+            Dense(layer.w.astype(wanted), None if layer.b is None else layer.b.astype(wanted), layer.activation)
+            for layer in self.layers
+        ]
+        return Sequential(layers, self.metadata)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a safetensors file; an existing file is replaced only by a whole one.
+
+        Parameters
+        ----------
+        path : path_like
+            The file, with the suffix ``.safetensors``.
+
+        Raises
+        ------
+        ModelFormatError
+            If the suffix names no format that can be written.
+        OSError
+            If the file cannot be written.
+        """
+        from numbadense import io
+
+        io.save(self, path)
+
+    def to(self, device: str) -> DeviceSequential:
+        """Return the network on a CUDA device, its weights uploaded once.
+
+        Parameters
+        ----------
+        device : {"cuda"}
+            Where to.
+
+        Returns
+        -------
+        numbadense.cuda.DeviceSequential
+
+        Raises
+        ------
+        DeviceError
+            If CUDA cannot be had, or there is no such device.
+        """
+        if device != "cuda":
+            raise DeviceError(f"device is {device!r} but must be 'cuda'; the network itself runs on the CPU.")
+        from numbadense import cuda
+
+        return cuda.DeviceSequential.from_network(self)
+
+    def summary(self) -> str:
+        """Return the layers as a table of text: shapes, activations, parameters.
+
+        Returns
+        -------
+        str
+        """
+        lines = [f"{'layer':>5}  {'shape':<16}{'activation':<14}{'parameters':>12}"]
+        for index, layer in enumerate(self.layers):
+            shape = f"{layer.n_in} -> {layer.n_out}"
+            lines.append(f"{index:>5}  {shape:<16}{layer.activation.name:<14}{layer.parameters:>12,}")
+        total = sum(layer.parameters for layer in self.layers)
+        size = total * self.dtype.itemsize
+        lines.append(f"total  {total:,} parameters, {size:,} bytes in {self.dtype}")
+        return "\n".join(lines)
+
+    def explain(self, shape: int | tuple[int, ...] = 1, *, threads: int | None = None) -> str:
+        """Say how a call would run: which kernel, tiles, blocks and threads, how much arithmetic and memory.
+
+        Parameters
+        ----------
+        shape : int or tuple of int, optional
+            The number of rows, or the shape of x.
+        threads : int, optional
+            As for a call.
+
+        Returns
+        -------
+        str
+        """
+        from numbadense._engine import explain
+
+        m = shape if isinstance(shape, int) else math.prod(shape[:-1])
+        if not isinstance(shape, int) and (not shape or shape[-1] != self.n_in):
+            raise ShapeError(f"shape is {shape} but must end in the {self.n_in} features of the network.")
+        return explain.forward(self._program, m, threads)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Sequential, (self.layers, dict(self.metadata))
+
+    def __repr__(self) -> str:
+        widths = "-".join(str(n) for n in (self.n_in, *(layer.n_out for layer in self.layers)))
+        names = ", ".join(layer.activation.name for layer in self.layers)
+        return f"Sequential({widths}, {names}, {self.dtype})"
