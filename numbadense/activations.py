@@ -279,7 +279,8 @@ _Strict = type("_Strict", (float,), {name: _strict(name) for name in _METHODS})
 
 _SELU_SCALE = 1.0507009873554805
 _SELU_SCALE_ALPHA = 1.7580993408473766
-_TWO_SQRT_2_PI = 1.5957691216057308  # 2 * sqrt(2 / pi)
+_GELU_LINEAR = 1.5957691216057308  # 2 * sqrt(2 / pi)
+_GELU_CUBIC = 0.07135481627260025  # 0.044715 times that
 _EXP_MINUS_41 = 1.5628821893349888e-18  # of the e**-n, n an integer, one that float32 holds almost exactly
 
 
@@ -346,7 +347,7 @@ def hyperbolic_tangent(x):
     tex=r"\max(x, x / 100)",
     limits=(-math.inf, math.inf),
     lipschitz=1.0,
-    max_ulp={"float32": 1.5, "float64": 1.5},
+    max_ulp={"float32": 1, "float64": 1},
 )
 def leaky_relu(x):
     """Rectified linear unit that leaks a hundredth of its negative input.
@@ -364,7 +365,7 @@ def leaky_relu(x):
     tex=r"x \text{ if } x > 0 \text{ else } e^x - 1",
     limits=(-1.0, math.inf),
     lipschitz=1.0,
-    max_ulp={"float32": 2, "float64": 2},
+    max_ulp={"float32": 1.5, "float64": 1.5},
 )
 def elu(x):
     """Exponential linear unit with alpha = 1.
@@ -410,7 +411,7 @@ def _selu_exact(m, x):
     tex=r"\frac{x}{1 + e^{-x}}",
     limits=(0.0, math.inf),
     lipschitz=1.0998393201288669,
-    max_ulp={"float32": 4, "float64": 4},
+    max_ulp={"float32": 3.5, "float64": 3.5},
     aliases=("swish",),
 )
 def silu(x):
@@ -438,7 +439,7 @@ def silu(x):
     tex=r"x \, \Phi(x)",
     limits=(0.0, math.inf),
     lipschitz=1.1289041451851548,
-    max_ulp={"float32": 10, "float64": 25},
+    max_ulp={"float32": 10, "float64": 20},
 )
 def gelu(x):
     """Gaussian error linear unit, x times the normal distribution function.
@@ -457,10 +458,13 @@ def gelu(x):
     tex=r"\frac{x}{2} \left(1 + \tanh \sqrt{2 / \pi} \, (x + 0.044715 x^3)\right)",
     limits=(0.0, math.inf),
     lipschitz=1.1289930686587717,
-    max_ulp={"float32": 150, "float64": 1500},
+    max_ulp={"float32": 200, "float64": 1600},
 )
 def gelu_tanh(x):
     """Gaussian error linear unit in its tanh approximation, x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 x**3)).
+
+    The sigmoid's argument is rounded before it is exponentiated: the error stays below 3 ULP to the right of -1, and
+    grows with that argument to the stated figure where the result underflows.
 
     References
     ----------
@@ -468,7 +472,7 @@ def gelu_tanh(x):
     """
     T = type(x)
     y = T(-30) if x < T(-30) else x
-    e = exp(-abs(T(_TWO_SQRT_2_PI) * (y + T(0.044715) * y * y * y)))
+    e = exp(-abs(y * (T(_GELU_LINEAR) + T(_GELU_CUBIC) * (y * y))))
     return (y * e if y < T(0) else y) / (T(1) + e)
 
 
@@ -617,7 +621,7 @@ def softmax(row):
 
 
 @activation(
-    exact=lambda m, row: [x - m.log(sum(m.exp(y) for y in row)) for x in row],
+    exact=lambda m, row: [-m.log(sum(m.exp(y - x) for y in row)) for x in row],
     tex=r"x_j - \log \sum_p e^{x_p}",
     lipschitz=2.0,
     max_ulp={"float32": 8, "float64": 8},

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numbadense import activations
+from numbadense._engine import program, run, validate
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -94,8 +95,6 @@ def dense(
     >>> (A >= 0.5).astype(int)
     array([[1, 0, 1]])
     """
-    from numbadense._engine import program, run, validate
-
     chosen = activations.get(activation)
     xa, wa = validate.as_array("x", x), validate.weights(w)
     ba = validate.bias(b, wa)
@@ -105,7 +104,7 @@ def dense(
     wa = validate.native(wa, dtype)
     ba = validate.zeros(wa.shape[1], dtype) if ba is None else validate.native(ba, dtype)
     packed = program.layer(wa, ba, chosen, rows=xa.size // max(1, wa.shape[0]))
-    return run.call(packed, xa, out, threads, wa, operands=(wa, ba))
+    return run.once(packed, xa, out, threads, (wa, ba))
 
 
 _functions: dict[activations.Activation, ActivationFunction] = {}
@@ -113,11 +112,10 @@ _functions: dict[activations.Activation, ActivationFunction] = {}
 
 def _over_arrays(entry: activations.Activation) -> ActivationFunction:
     """Return the activation as a function of arrays."""
+    call = run.bind_activation(entry)
 
     def function(x: ArrayLike, out: NDArray[Any] | None = None, *, threads: int | None = None) -> NDArray[Any]:
-        from numbadense._engine import run
-
-        return run.activate(entry, x, out, threads)
+        return call(x, out, threads)
 
     function.__name__ = function.__qualname__ = entry.name
     function.__module__ = "numbadense"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -224,6 +224,12 @@ class Sequential:
 
         return program.build(self.layers, self.dtype)
 
+    @functools.cached_property
+    def _forward(self) -> Callable[..., NDArray[Any]]:
+        from numbadense._engine import run
+
+        return run.bind(self._program, self)
+
     def __call__(self, x: ArrayLike, *, out: NDArray[Any] | None = None, threads: int | None = None) -> NDArray[Any]:
         """Propagate examples forward.
 
@@ -246,9 +252,7 @@ class Sequential:
         ShapeError, DTypeError, OutputError, OptionError
             If an argument does not fit.
         """
-        from numbadense._engine import run
-
-        return run.call(self._program, x, out, threads, self)
+        return self._forward(x, out, threads)
 
     def predict(
         self,

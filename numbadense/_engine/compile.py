@@ -30,14 +30,19 @@ _lock = threading.RLock()
 
 def _once(function):
     """Cache the results of `function`, computing each of them once even if many threads ask."""
-    cached = functools.cache(function)
+    results = {}
 
     @functools.wraps(function)
-    def locked(*args):
-        with _lock:
-            return cached(*args)
+    def found(*args):
+        try:
+            return results[args]
+        except KeyError:
+            with _lock:
+                if args not in results:
+                    results[args] = function(*args)
+                return results[args]
 
-    return locked
+    return found
 
 
 def jit(function):

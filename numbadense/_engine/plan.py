@@ -1,18 +1,21 @@
 """How a call will run: (shapes, dtype, machine) -> Plan.  Pure, and able to explain itself."""
 
+import functools
 from dataclasses import dataclass
 
 # A parallel launch is worth its fork and join above this much work, in multiply-adds, by threading layer.
 PARALLEL_FROM = {"omp": 1_000_000, "tbb": 1_000_000, "workqueue": 250_000_000}
 # An activation is worth two threads above this many elements.
 PARALLEL_ELEMENTS = {"omp": 100_000, "tbb": 100_000, "workqueue": 20_000_000}
+FEWEST_PARALLEL = min(PARALLEL_FROM.values())
+FEWEST_PARALLEL_ELEMENTS = min(PARALLEL_ELEMENTS.values())
 # Rows that go through all layers together: their activations and one panel of weights share the second-level cache.
 BLOCK_ROWS = 192
 BLOCK_BYTES = 786_432
 ROW_QUANTUM = 24  # a multiple of every tile's height, so that only the last block has a remainder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How `m` rows go through a network."""
 
@@ -20,6 +23,7 @@ class Plan:
     threads: int
     block: int
     half: int
+    scratch: int  # elements: two halves for each thread
     why: str
 
     @property
@@ -27,35 +31,35 @@ class Plan:
         """Whether the parallel kernel runs, or its serial twin."""
         return self.threads > 1
 
-    @property
-    def scratch(self) -> int:
-        """Elements of scratch: two halves for each thread."""
-        return 2 * self.half * self.threads
 
-
-def threads_for(work: float, pieces: int, limit: int, crossover: float) -> tuple[int, str]:
-    """Return how many threads `work` deserves, and the reason."""
+def threads_for(amount: float, pieces: int, limit: int, crossover: float) -> tuple[int, str]:
+    """Return how many threads an `amount` of work deserves, and the reason."""
     if limit <= 1:
         return 1, "one thread allowed"
     if pieces < 2:
         return 1, "too few rows to share"
-    if work < crossover:
-        return 1, f"{work:.3g} units of work, under the crossover of {crossover:.3g}"
-    return min(limit, pieces), f"{work:.3g} units of work, over the crossover of {crossover:.3g}"
+    if amount < crossover:
+        return 1, f"{amount:.3g} units of work, under the crossover of {crossover:.3g}"
+    return min(limit, pieces), f"{amount:.3g} units of work, over the crossover of {crossover:.3g}"
 
 
+def work(shapes: tuple[tuple[int, int], ...], m: int) -> int:
+    """Return the multiply-adds of `m` rows through layers of `shapes`."""
+    return m * sum(k * n for k, n in shapes)
+
+
+@functools.lru_cache(maxsize=1024)
 def forward(shapes: tuple[tuple[int, int], ...], width: int, itemsize: int, m: int, limit: int, layer: str) -> Plan:
     """Plan `m` rows through layers of `shapes`, with at most `limit` threads of a threading layer.
 
     Blocks are as equal as the row quantum allows and as many for each thread, for the slowest thread is what counts.
     """
-    work = m * sum(k * n for k, n in shapes)
-    threads, why = threads_for(work, -(-m // ROW_QUANTUM), limit, PARALLEL_FROM[layer])
+    threads, why = threads_for(work(shapes, m), -(-m // ROW_QUANTUM), limit, PARALLEL_FROM[layer])
     deepest = max(max(k for k, _ in shapes), width, 1)
     most = max(ROW_QUANTUM, min(BLOCK_ROWS, BLOCK_BYTES // (deepest * itemsize) // ROW_QUANTUM * ROW_QUANTUM))
     blocks = threads * max(1, -(-m // (threads * most)))
     block = max(1, min(most, -(-m // blocks // ROW_QUANTUM) * ROW_QUANTUM if m > most or threads > 1 else m))
-    return Plan(m, threads, block, block * width, why)
+    return Plan(m, threads, block, block * width, 2 * block * width * threads, why)
 
 
 def elementwise(size: int, limit: int, layer: str) -> int:

@@ -12,6 +12,7 @@ The table holds addresses, of weights and of compiled activation passes, so it b
 again in another.  Loading another network compiles nothing.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -50,7 +51,6 @@ class Program:
 def _program(table: np.ndarray, buffer: object, dtype: np.dtype) -> Program:
     shapes = tuple((int(k), int(n)) for k, n in table[:, [forward.N_IN, forward.N_OUT]])
     width = int(table[:-1, forward.OUT_ROW].max(initial=0))
-    table.flags.writeable = False
     return Program(table, buffer, dtype, shapes[0][0], shapes[-1][1], shapes, width)
 
 
@@ -93,15 +93,27 @@ def layer(w: np.ndarray, b: np.ndarray, activation, rows: int) -> Program:
     """
     n = w.shape[1]
     dtype = w.dtype
-    tiles = TABLE[machine.host().isa]
-    lanes = tiles.lanes(dtype.itemsize)
+    lanes = TABLE[machine.host().isa].lanes(dtype.itemsize)
     in_rows = w.strides[1] == dtype.itemsize and w.strides[0] % dtype.itemsize == 0 and b.flags.c_contiguous
     if rows >= PACK_FROM_ROWS or n < lanes or not in_rows:
         return build([SimpleNamespace(w=w, b=b, activation=activation)], dtype)
+    table = _unpacked(w.shape[0], n, w.strides[0] // dtype.itemsize, activation, dtype, rows == 1).copy()
+    table[0, forward.WEIGHTS], table[0, forward.BIAS] = _address(w), _address(b)
+    return Program(table, (w, b), dtype, *w.shape, (w.shape,), 0)
+
+
+@functools.lru_cache(maxsize=256)
+def _unpacked(k: int, n: int, w_row: int, activation, dtype: np.dtype, one: bool) -> np.ndarray:
+    """Return the table of a layer whose weights are not packed, but for their addresses; `one` row or more follow."""
+    tiles = TABLE[machine.host().isa]
     table = np.zeros((1, forward.COLUMNS), np.int64)
-    row = table[0]
-    row[[forward.N_IN, forward.N_OUT, forward.VECTORS]] = w.shape[0], n, min(n // lanes, max(tiles.rows))
-    row[[forward.WEIGHTS, forward.BIAS]] = w.ctypes.data, b.ctypes.data
-    row[[forward.W_ROW, forward.OUT_ROW]] = w.strides[0] // dtype.itemsize, n
-    row[[forward.PASS, forward.PASS_COLUMNS]] = compiler.activation_pass(activation, dtype), n
-    return _program(table, (w, b), dtype)
+    vectors = n // tiles.lanes(dtype.itemsize)
+    vectors = tiles.wide if one and vectors >= tiles.wide else min(vectors, max(tiles.rows))
+    table[0, [forward.N_IN, forward.N_OUT, forward.VECTORS]] = k, n, vectors
+    table[0, [forward.W_ROW, forward.OUT_ROW]] = w_row, n
+    table[0, [forward.PASS, forward.PASS_COLUMNS]] = compiler.activation_pass(activation, dtype), n
+    return table
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]

@@ -1,4 +1,4 @@
-"""From validated operands to a kernel: allocate, plan, launch the parallel kernel or its serial twin, copy back."""
+"""From operands to a kernel: check, allocate, plan, launch the parallel kernel or its serial twin, copy back."""
 
 import numpy as np
 
@@ -8,78 +8,145 @@ from numbadense._engine import threads as threading
 from numbadense._engine import validate
 from numbadense._engine.program import Program
 
-PLANS_KEPT = 256  # batch sizes whose plan a program remembers
-SCRATCH_KEPT = 4  # idle scratch buffers of one size that a program keeps for its next calls
-NO_SCRATCH = {dtype: np.empty(0, dtype) for dtype in (validate.FLOAT32, validate.FLOAT64)}
+PLANS_KEPT = 256  # batch sizes whose plan a network remembers
+SCRATCH_KEPT = 4  # idle scratch buffers of one size that a network keeps for its next calls
+ndarray = np.ndarray
+COMPUTED = (validate.FLOAT32, validate.FLOAT64)
+DIRECT = 0x1 | 0x100 | 0x400  # ndarray.flags.num: C-contiguous, aligned, writeable
+OWNDATA = 0x4
 
 
 def plan(program: Program, m: int, threads: int | None) -> planner.Plan:
-    """Return the plan for `m` rows, remembered for the next call like it."""
-    key = (m, threads)
-    found = program.plans.get(key)
-    if found is None:
-        layer = threading.expected_layer()
-        limit = threading.limit(threads)
-        found = planner.forward(program.shapes, program.width, program.dtype.itemsize, m, limit, layer)
-        if len(program.plans) >= PLANS_KEPT:
-            program.plans.clear()
-        program.plans[key] = found
+    """Return the plan for `m` rows; settings are looked up only where the work could pay for threads."""
+    limit, layer = 1, "omp"
+    if threads is not None or planner.work(program.shapes, m) >= planner.FEWEST_PARALLEL:
+        limit, layer = threading.limit(threads), threading.expected_layer()
+    return planner.forward(program.shapes, program.width, program.dtype.itemsize, m, limit, layer)
+
+
+def remembered(program: Program, m: int, threads: int | None) -> planner.Plan:
+    """Return the plan for `m` rows, kept for the next call like it."""
+    if len(program.plans) >= PLANS_KEPT:
+        program.plans.clear()
+    found = program.plans[m, threads] = plan(program, m, threads)
     return found
 
 
-def rows(program: Program, x: np.ndarray, y: np.ndarray, threads: int | None) -> None:
-    """Run a program over the rows of `x` into `y`: 2-D, native, validated, apart from each other."""
-    todo = plan(program, x.shape[0], threads)
-    dtype = program.dtype
-    pool = None
-    scratch = NO_SCRATCH[dtype]
-    if todo.half:
-        pool = program.scratch.setdefault(todo.scratch, [])
-        try:
-            scratch = pool.pop()
-        except IndexError:
-            scratch = np.empty(todo.scratch, dtype)
-    table, block, half = program.table, todo.block, todo.half
-    ran = todo.parallel and threading.launch(
-        compiler.forward(dtype, True), table, x, y, scratch, block, half, todo.threads
-    )
-    if not ran:
-        compiler.forward(dtype, False)(table, x, y, scratch, block, half, 1)
-    if pool is not None and len(pool) < SCRATCH_KEPT:
-        pool.append(scratch)
+def bind(program: Program, owner):
+    """Return ``call(x, out, threads)``, which runs a program; `owner` is what x must fit, for the error.
 
-
-def call(program: Program, x, out, threads: int | None, owner, operands: tuple = ()) -> np.ndarray:
-    """Check `x` and `out`, run the program and return the result: `out`, or a new array of x's leading shape.
-
-    `owner` is what x must fit, for the error; `operands` are the other arrays that `out` may overlap.
+    The first lines of `call` are a short cut for the arrays of a tight loop: plain, native, contiguous, of the right
+    shape, apart from each other.
     """
+    dtype, n_in, n_out = program.dtype, program.n_in, program.n_out
+    serial = compiler.forward(dtype, False)
+    table, plans, pools = program.table, program.plans, program.scratch
+    no_scratch = np.empty(0, dtype)
+
+    def rows(x: np.ndarray, y: np.ndarray, threads: int | None) -> None:
+        """Run over the rows of `x` into `y`: 2-D, native, validated, apart from each other."""
+        todo = plans.get((len(x), threads)) or remembered(program, len(x), threads)
+        size = todo.scratch
+        scratch = no_scratch
+        if size:
+            pool = pools.setdefault(size, [])
+            try:
+                scratch = pool.pop()
+            except IndexError:
+                scratch = np.empty(size, dtype)
+        if todo.threads == 1:
+            serial(table, x, y, scratch, todo.block, todo.half, 1)
+        else:
+            _launch(todo, dtype, table, x, y, scratch)
+        if size and len(pool) < SCRATCH_KEPT:
+            pool.append(scratch)
+
+    def call(x, out, threads: int | None) -> np.ndarray:
+        if type(x) is ndarray and type(out) is ndarray and x.dtype is dtype and out.dtype is dtype:
+            flags = x.flags.num & out.flags.num
+            if flags & DIRECT == DIRECT and (flags & OWNDATA or not np.may_share_memory(x, out)) and x is not out:
+                shape = x.shape
+                if len(shape) == 2 and shape[1] == n_in and out.shape == (shape[0], n_out):
+                    rows(x, out, threads)
+                    return out
+        return _call(program, rows, x, out, threads, owner, ())
+
+    return call
+
+
+def _launch(todo: planner.Plan, dtype: np.dtype, table, x, y, scratch) -> None:
+    """Run the parallel kernel, or its serial twin where that is all that is safe."""
+    if todo.threads == 1 or not threading.launch(
+        compiler.forward(dtype, True), table, x, y, scratch, todo.block, todo.half, todo.threads
+    ):
+        compiler.forward(dtype, False)(table, x, y, scratch, todo.block, todo.half, 1)
+
+
+def _call(program, rows, x, out, threads, owner, operands) -> np.ndarray:
+    """Check `x` and `out`, run `rows` and return the result: `out`, or a new array of x's leading shape."""
     dtype = program.dtype
-    if type(x) is np.ndarray and x.dtype is dtype and x.ndim == 2 and x.shape[1] == program.n_in and x.flags.aligned:
-        x2 = x
-    else:
-        x = validate.as_array("x", x)
-        if x.dtype is not dtype:
-            validate.compute_dtype("x", x)
-        x2 = validate.matrix(x, program.n_in, dtype, owner)
+    x = validate.as_array("x", x)
+    if x.dtype is not dtype:
+        validate.compute_dtype("x", x)
+    x2 = validate.matrix(x, program.n_in, dtype, owner)
     shape = (*x.shape[:-1], program.n_out)
     if out is None:
-        out = np.empty(shape, dtype)
-        rows(program, x2, out if x.ndim == 2 else out.reshape(x2.shape[0], program.n_out), threads)
-        return out
+        result = np.empty(shape, dtype)
+        rows(x2, result if x.ndim == 2 else result.reshape(x2.shape[0], program.n_out), threads)
+        return result
     target = validate.check_output(out, shape, dtype)
     y = validate.direct_output(target, dtype, (x, *operands))
     if y is not None:
-        rows(program, x2, y, threads)
+        rows(x2, y, threads)
     else:
         y = np.empty((x2.shape[0], program.n_out), dtype)
-        rows(program, x2, y, threads)
+        rows(x2, y, threads)
         np.copyto(target, y.reshape(shape), casting="same_kind")
     return out
 
 
-def activate(activation, x, out, threads: int | None = None):
-    """Return the activation of every element of `x`, or of every row for a row-wise one."""
+def once(program: Program, x, out, threads: int | None, operands: tuple) -> np.ndarray:
+    """Run a program that serves a single call; `out` may overlap the `operands`, of which the first is w."""
+
+    def rows(x: np.ndarray, y: np.ndarray, threads: int | None) -> None:
+        todo = plan(program, len(x), threads)
+        dtype = program.dtype
+        _launch(todo, dtype, program.table, x, y, np.empty(todo.scratch, dtype))
+
+    return _call(program, rows, x, out, threads, operands[0], operands)
+
+
+def bind_activation(activation):
+    """Return ``call(x, out, threads)``: the activation of every element of x, or of every row for a row-wise one.
+
+    Its first lines are a short cut for small, plain, contiguous 1-D arrays.
+    """
+    seen: dict[np.dtype, tuple] = {}  # the pass and the serial kernel of a dtype, once they are compiled
+
+    def call(x, out, threads: int | None):
+        if type(x) is ndarray and type(out) is ndarray and x.dtype is out.dtype and x.dtype in seen:
+            shape = x.shape
+            flags = x.flags.num & out.flags.num
+            if (
+                len(shape) == 1
+                and out.shape == shape
+                and flags & DIRECT == DIRECT
+                and (x is out or flags & OWNDATA)
+                and 0 < shape[0] < planner.FEWEST_PARALLEL_ELEMENTS
+            ):
+                address, serial = seen[x.dtype]
+                serial(address, x, out, shape[0] if activation.rowwise else 1, x is out, 1)
+                return out
+        result = _activate(activation, x, out, threads)
+        dtype = result.dtype
+        if dtype in COMPUTED and dtype not in seen:
+            seen[dtype] = compiler.activation_pass(activation, dtype), compiler.apply(dtype, False)
+        return result
+
+    return call
+
+
+def _activate(activation, x, out, threads: int | None):
     given = x
     x = validate.floats("x", x)
     dtype = x.dtype
@@ -88,7 +155,7 @@ def activate(activation, x, out, threads: int | None = None):
             f"x is a single number but {activation.name} works on the last axis: x.shape=(); pass an array of rows."
         )
     target = None if out is None else validate.check_output(out, x.shape, dtype)
-    direct = target is not None and target.dtype is dtype and target.flags.c_contiguous and target.flags.aligned
+    direct = target is not None and target.dtype is dtype and target.flags.carray
     in_place = direct and target is x
     if direct and not in_place:
         direct = not np.may_share_memory(x, target)
@@ -107,10 +174,9 @@ def _apply(activation, x: np.ndarray, y: np.ndarray, in_place: bool, threads: in
     dtype = y.dtype
     address = compiler.activation_pass(activation, dtype)
     n = x.shape[-1] if activation.rowwise else 1
-    flat_x = x if x.ndim == 1 and x.flags.c_contiguous else np.ascontiguousarray(x).reshape(-1)
-    flat_y = y if y.ndim == 1 else y.reshape(-1)
-    count = planner.elementwise(x.size, threading.limit(threads), threading.expected_layer())
-    if count == 1 or not threading.launch(
-        compiler.apply(dtype, True), address, flat_x, flat_y, n, in_place, count
-    ):
+    flat_x, flat_y = np.ascontiguousarray(x).reshape(-1), y.reshape(-1)
+    count = 1
+    if threads is not None or x.size >= planner.FEWEST_PARALLEL_ELEMENTS:
+        count = planner.elementwise(x.size, threading.limit(threads), threading.expected_layer())
+    if count == 1 or not threading.launch(compiler.apply(dtype, True), address, flat_x, flat_y, n, in_place, count):
         compiler.apply(dtype, False)(address, flat_x, flat_y, n, in_place, 1)

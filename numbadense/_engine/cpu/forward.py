@@ -16,6 +16,8 @@ from numbadense._engine.cpu.tile import call_pass, matrix, matrix_at, part, rank
 N_IN, N_OUT, VECTORS, WEIGHTS, BIAS, W_ROW, W_PANEL, OUT_ROW, PASS, PASS_COLUMNS = range(10)
 COLUMNS = 10
 
+ROWS_AT_ONCE = 8  # of weights that are not packed, for a single row of x
+
 
 def make_tile(jit, mr, nv, lanes):
     """Return the kernel ``y[:mr, :columns] = bias + x[:mr] @ w`` for one panel of weights."""
@@ -64,6 +66,31 @@ def make_layer(jit, mr, nv, lanes, itemsize):
     return layer
 
 
+def make_row(jit, nv, lanes, itemsize):
+    """Return the kernel ``y[0, :n] = bias + x[0] @ w`` for weights that are not packed; n is a wide panel at least.
+
+    A few rows of w are read from end to end before the next ones, so that their pages are met once: y holds the sums
+    between.  The columns that remain overlap the last panel, and so take all the rows at once.
+    """
+    tile = make_tile(jit, 1, nv, lanes)
+    nr = nv * lanes
+
+    @jit
+    def row(x, k, n, w, w_row, bias, y):
+        for p in range(0, max(k, 1), ROWS_AT_ONCE):
+            some = min(ROWS_AT_ONCE, k - p)
+            for j in range(0, n - nr + 1, nr):
+                wj = matrix_at(x, w + (p * w_row + j) * itemsize, some, nr, w_row)
+                yj = part(y, 0, j)
+                tile(part(x, 0, p), some, wj, matrix_at(x, bias + j * itemsize, 1, nr, nr) if p == 0 else yj, yj, nr)
+        if n % nr != 0:
+            j = n - nr
+            wj = matrix_at(x, w + j * itemsize, k, nr, w_row)
+            tile(x, k, wj, matrix_at(x, bias + j * itemsize, 1, nr, nr), part(y, 0, j), nr)
+
+    return row
+
+
 def make_rows(jit, tiles, itemsize):
     """Return the kernel that takes `m` rows of x, at most a block, through every layer of a program into y.
 
@@ -72,6 +99,8 @@ def make_rows(jit, tiles, itemsize):
     lanes = tiles.lanes(itemsize)
     layer1, layer2, layer3 = (make_layer(jit, tiles.rows[nv], nv, lanes, itemsize) for nv in (1, 2, 3))
     layer4 = make_layer(jit, tiles.rows[4], 4, lanes, itemsize) if 4 in tiles.rows else layer3
+    row = make_row(jit, tiles.wide, lanes, itemsize)
+    wide = tiles.wide
 
     @jit
     def rows(program, x, m, y, scratch, offset, half):
@@ -86,7 +115,9 @@ def make_rows(jit, tiles, itemsize):
             else:
                 n = program[index, OUT_ROW]
                 target = rows_of(scratch, offset + (index & 1) * half, n)
-            if nv == 4:
+            if nv == wide:
+                row(source, k, n, w, w_row, bias, target)
+            elif nv == 4:
                 layer4(source, m, k, n, w, w_row, w_panel, bias, target)
             elif nv == 3:
                 layer3(source, m, k, n, w, w_row, w_panel, bias, target)

@@ -60,22 +60,22 @@ atanh_quotient = polynomial(
         *(0.07656217816761705, 0.07409118108008104),
     ),
 )
-# ndtr(-t) / exp(-t**2 / 2) in y = (t - POLE) / (t + POLE)
-POLE_32, POLE_64 = 3.0, 5.0
+# ndtr(-t) = exp(-t**2 / 2) w q(1 - 2 POLE w), w = 1 / (t + POLE), for t up to END, where it underflows
+POLE_32, POLE_64 = 3.5, 5.0
 END_32, END_64 = 14.5, 39.0
 normal_tail = polynomial(
     (
-        *(0.12151394784450531, -0.20640261471271515, 0.12322504073381424, -0.046213265508413315, 0.006131942383944988),
-        *(0.0029043876565992832, -0.0009832883952185512, -0.00033901320421136916, 0.00011501384142320603),
-        *(5.3162191761657596e-05,),
+        *(0.7444160580635071, -0.5655617713928223, 0.3154250383377075, -0.1160530373454094),
+        *(0.01740637794137001, 0.006493115797638893, -0.003175308695062995, -0.0004949428839609027),
+        *(0.0004218955000396818, 0.00011068782623624429),
     ),
     (
-        *(0.07691930497500629, -0.14345755526401197, 0.11606881188600329, -0.08088387726412725, 0.04785535228416998),
-        *(-0.023413900487695816, 0.008991370550591002, -0.002378844356656516, 0.0002195507376134382),
-        *(0.00013427684325772912, -6.0427482765161325e-05, 9.613060968323624e-07, 6.644421216942294e-06),
-        *(-1.2700748006473136e-06, -6.750787029372807e-07, 2.4334347884417757e-07, 7.710726421355102e-08),
-        *(-3.916271572786027e-08, -1.0994112844917286e-08, 5.684745669786126e-09, 1.8241897954421577e-09),
-        *(-5.681063213730211e-10, -2.31009210765808e-10),
+        *(0.769193049750063, -0.6653825028900566, 0.495305615969977, -0.31353315667131576),
+        *(0.1650203661703616, -0.06911863870595199, 0.020795066800241967, -0.00299337677569564),
+        *(-0.0007978694014767806, 0.0005448991058657705, -5.9375711297656016e-05, -4.9763010227126333e-05),
+        *(1.6681144884862905e-05, 3.981491216129648e-06, -2.769055303606826e-06, -3.3774311441642773e-07),
+        *(4.3268654477053513e-07, 4.3612354606404546e-08, -6.531990278334666e-08, -1.0210919740524659e-08),
+        *(7.181988486924486e-09, 2.013925497430428e-09),
     ),
 )
 
@@ -100,18 +100,19 @@ def exp(x):
 
 
 def expm1(x):
-    """``2**n expm1(r) + (2**n - 1)``, where the bracket is exact.
+    """``2**n expm1(r) + (2**n - 1)``, where the bracket is exact, with the sign of x so that -0 stays -0.
 
     Beyond 64 the -1 is below the last place, and 2**n may leave the range before the result does: there the two parts
     are added first.
     """
     T = type(x)
     most = pick(x, MOST_32, MOST_64)
-    x = T(-40) if x < T(-40) else x
-    x = most if x > most else x
-    shifted, r = reduce(x)
+    y = T(-40) if x < T(-40) else x
+    y = most if y > most else y
+    shifted, r = reduce(y)
     near = fma(r * r, expm1_quotient(r), r)
-    return fma(power(shifted), near, power(shifted) - T(1)) if x < T(64) else scale(near + T(1), shifted)
+    small = fma(power(shifted), near, power(shifted) - T(1))
+    return copysign(small if y < T(64) else scale(near + T(1), shifted), x)
 
 
 def tanh(x):
@@ -125,9 +126,10 @@ def tanh(x):
 
 
 def log1p(x):
-    """``n log(2) + 2 atanh(f / (2 + f))`` with ``1 + x = 2**n (1 + f)``.
+    """``n log(2) + 2 atanh(s)`` with ``1 + x = 2**n (1 + f)`` and ``s = f / (2 + f)``.
 
-    ``f = x / 2**n + (1 / 2**n - 1)`` is rounded once, and is x itself when n is 0: no digit of a small x is lost.
+    ``f = x / 2**n + (1 / 2**n - 1)`` is rounded once, and is x itself when n is 0: no digit of a small x is lost.  For
+    the same reason 2 atanh(s) is taken as ``f - s (f - 2 z q(z))``, z = s**2, which begins with f and not with s.
     """
     T = type(x)
     shift = pick(x, SHIFT_32, SHIFT_64)
@@ -136,16 +138,18 @@ def log1p(x):
     f = scale(x, shift - n) + (power(shift - (most if n > most else n)) - T(1))
     s = f / (T(2) + f)
     z = s * s
-    log = fma(n, pick(x, LN2_LOW_32, LN2_LOW_64), T(2) * fma(s * z, atanh_quotient(z), s))
+    log = fma(-s, fma(T(-2) * z, atanh_quotient(z), f), f)
+    log = fma(n, pick(x, LN2_LOW_32, LN2_LOW_64), log)
     log = fma(n, pick(x, LN2_HIGH_32, LN2_HIGH_64), log)
     log = log if x < T(INFINITY) else x
     return log if x > T(-1) else (T(-INFINITY) if x == T(-1) else T(NAN))
 
 
 def ndtr(x):
-    """``exp(-t**2 / 2) q(y)`` with t = |x| on the left, one minus that on the right.
+    """``exp(-t**2 / 2) w q(y)`` with t = |x| on the left, one minus that on the right.
 
-    What squaring t rounds away enters by ``exp(d) = 1 + d``: at the end of the range it would cost hundreds of ULP.
+    What squaring t rounds away enters by ``exp(d) = 1 + d``: at the end of the range it would cost hundreds of ULP.  What
+    adding POLE to t rounds away enters by a Newton step on ``y (t + POLE) = t - POLE``: near 0 it would cost four.
     """
     T = type(x)
     t, end, pole = abs(x), pick(x, END_32, END_64), pick(x, POLE_32, POLE_64)
@@ -154,7 +158,12 @@ def ndtr(x):
     lost = fma(t, t, -square)
     bell = exp(T(-0.5) * square)
     bell = fma(bell, T(-0.5) * lost, bell)
-    tail = bell * normal_tail((t - pole) / (t + pole))
+    s = t + pole
+    w = T(1) / s
+    y = fma(T(-2) * pole, w, T(1))
+    kept = s - pole
+    y = fma(fma(t - kept, T(1) - y, fma(-y, s, -pole) + kept), w, y)
+    tail = bell * (w * normal_tail(y))
     return tail if x < T(0) else T(1) - tail
 
 

@@ -1,0 +1,495 @@
+"""Every activation: accuracy against mpmath, special values, its stated facts, and the registry around it."""
+
+import functools
+import math
+import pickle
+import platform
+
+import mpmath
+import numba
+import numpy as np
+import pytest
+
+from numbadense import scalar_math
+from numbadense.activations import REGISTRY, Activation, activation, get, names
+from numbadense.errors import ActivationError
+
+JIT = not numba.config.DISABLE_JIT
+DTYPES = (np.float32, np.float64)
+ELEMENTWISE = [name for name, entry in REGISTRY.items() if not entry.rowwise]
+ROWWISE = [name for name, entry in REGISTRY.items() if entry.rowwise]
+# In CPython the words are NumPy's, as good as ours but for ndtr: erfc of a rounded argument, deep in the tail.
+PLAIN_ULP = {("gelu", "float64"): 1500}
+SCALARS = {np.float32: numba.float32, np.float64: numba.float64}
+
+each_elementwise = pytest.mark.parametrize("name", ELEMENTWISE)
+each_rowwise = pytest.mark.parametrize("name", ROWWISE)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+@functools.cache
+def compiled(name):
+    """Return a function of one array: the activation with the CPU's words, in a vectorised loop or row by row."""
+    entry = REGISTRY[name]
+    if not JIT:
+        return _plain(entry)
+    from numbadense._engine import compile as engine
+
+    function = engine.scalar(entry)
+
+    @numba.njit(error_model="numpy")
+    def elementwise(x, out):
+        for i in range(x.size):
+            out[i] = function(x[i])
+
+    @numba.njit(error_model="numpy")
+    def rowwise(x, out):
+        out[:] = x
+        function(out)
+
+    return _with_output(rowwise if entry.rowwise else elementwise)
+
+
+def _plain(entry):
+    def elementwise(x, out):
+        out[:] = [entry.function(value) for value in x]
+
+    def rowwise(x, out):
+        out[:] = x
+        entry.function(out)
+
+    return _with_output(rowwise if entry.rowwise else elementwise)
+
+
+def _with_output(loop):
+    def run(x):
+        out = np.empty_like(x)
+        with np.errstate(all="ignore"):
+            loop(x, out)
+        return out
+
+    run.loop = loop
+    return run
+
+
+def sample(dtype, count, seed=0):
+    """Return numbers from everywhere it hurts: the tails, around 0, subnormals, corners, the largest."""
+    rng = np.random.default_rng(seed)
+    limits = np.finfo(dtype)
+    edge = 110 if dtype is np.float32 else 760
+    largest = min(float(limits.max), 1e100)  # mpmath's erfc takes no larger ones
+    corners = np.array([0, 0.5, 1, 3, 41, 64, 87, 88.7, 103.9, 709.7, 745, 1e10, 1e30, largest])
+    near = np.concatenate([np.nextafter(dtype(c), dtype(d)) for c in corners[:-1] for d in (-1e3, 1e3)], axis=None)
+    parts = [
+        rng.uniform(-edge, edge, count),
+        rng.uniform(-8, 8, count),
+        rng.uniform(-40, 0, count),
+        rng.standard_normal(count) * 10.0 ** rng.uniform(-10, 0, count),
+        rng.uniform(-1, 1, count // 4) * float(limits.tiny),
+        rng.standard_normal(count // 4) * 10.0 ** rng.uniform(0, math.log10(largest) - 1, count // 4),
+        *(corners, -corners, near, -near),
+    ]
+    with np.errstate(over="ignore"):
+        x = np.concatenate(parts).astype(dtype)
+    return x[np.isfinite(x)]
+
+
+def ulp_error(got, exact, dtype):
+    """Return ``|got - exact|`` in units of the last place that a result of exact's size has in `dtype`."""
+    limits = np.finfo(dtype)
+    last = mpmath.mpf(2) ** -limits.nmant
+    if abs(exact) >= mpmath.mpf(2) ** limits.maxexp * (1 - last / 4):  # what rounds to infinity
+        return 0.0 if got == math.copysign(math.inf, exact) else math.inf
+    if not math.isfinite(got):
+        return math.inf
+    size = max(mpmath.frexp(exact)[1] - 1, limits.minexp) if exact else limits.minexp
+    return float(abs(mpmath.mpf(got) - exact) / mpmath.ldexp(last, int(size)))
+
+
+def largest_error(name, dtype, x):
+    """Return the largest error of an element-wise activation over x, in ULP, and the x where it is."""
+    entry = REGISTRY[name]
+    with mpmath.workprec(140):
+        errors = [
+            ulp_error(got, mpmath.mpf(entry.exact(mpmath.mp, mpmath.mpf(value))), dtype)
+            for got, value in zip(compiled(name)(x).tolist(), x.tolist(), strict=True)
+        ]
+    worst = int(np.argmax(errors))
+    return errors[worst], x[worst]
+
+
+@each_dtype
+@each_elementwise
+def test_elementwise_is_within_its_stated_ulp(name, dtype):
+    stated = REGISTRY[name].max_ulp[dtype.__name__]
+    bound = stated if JIT else PLAIN_ULP.get((name, dtype.__name__), stated)
+    error, where = largest_error(name, dtype, sample(dtype, 300))
+    assert error <= bound, f"{name}({where!r}) is {error:.2f} ULP off, {bound} are stated"
+
+
+@each_dtype
+@each_rowwise
+@pytest.mark.parametrize("size", [1, 2, 3, 16, 33, 100])
+def test_rowwise_is_within_its_stated_ulp(name, dtype, size):
+    entry = REGISTRY[name]
+    rng = np.random.default_rng(size)
+    for spread in (0.01, 3, 30):
+        row = (spread * rng.standard_normal(size)).astype(dtype)
+        with mpmath.workprec(140):
+            exact = entry.exact(mpmath.mp, [mpmath.mpf(value) for value in row.tolist()])
+            errors = [ulp_error(a, b, dtype) for a, b in zip(compiled(name)(row).tolist(), exact, strict=True)]
+        # the distance to the largest entry is rounded to its own last place, and exp makes a relative error of it
+        slack = float(np.ptp(row)) if name == "softmax" else 0.0
+        assert max(errors) <= entry.max_ulp[dtype.__name__] + slack
+
+
+@each_dtype
+@each_elementwise
+def test_nan_stays_nan(name, dtype):
+    x = np.full(33, np.nan, dtype)
+    x[::2] = 1
+    assert np.array_equal(np.isnan(compiled(name)(x)), np.isnan(x))
+
+
+@each_dtype
+@each_elementwise
+def test_infinities_give_the_limits(name, dtype):
+    entry = REGISTRY[name]
+    got = compiled(name)(np.array([-np.inf, np.inf] * 16, dtype))
+    expected = np.array(entry.limits * 16, dtype)
+    np.testing.assert_allclose(got, expected, rtol=4 * np.finfo(dtype).eps)
+
+
+@each_dtype
+@pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh", "mish", "hard_swish"])
+def test_self_gated_units_vanish_at_minus_infinity(name, dtype):
+    assert (compiled(name)(np.full(33, -np.inf, dtype)) == 0).all()
+
+
+@each_dtype
+@pytest.mark.parametrize("name", ["tanh", "softsign", "identity", "elu", "leaky_relu", "selu", "silu", "gelu"])
+def test_zero_keeps_its_sign(name, dtype):
+    got = compiled(name)(np.array([0.0, -0.0] * 16, dtype))
+    assert (got == 0).all()
+    assert np.array_equal(np.signbit(got), [False, True] * 16)
+
+
+@each_dtype
+@each_elementwise
+def test_lipschitz_constant_holds_and_is_tight(name, dtype):
+    entry = REGISTRY[name]
+    x = np.linspace(-8, 8, 1601)
+    slopes = np.abs(np.diff(compiled(name)(x)) / np.diff(x))
+    assert slopes.max() <= entry.lipschitz * (1 + 1e-9)
+    assert math.isinf(entry.lipschitz) or slopes.max() >= entry.lipschitz * 0.98
+
+
+@each_elementwise
+def test_python_floats_stay_python_floats(name):
+    with np.errstate(all="ignore"):
+        assert type(REGISTRY[name](0.25)) is float
+        assert type(REGISTRY[name](np.float32(0.25))) is np.float32
+
+
+@pytest.mark.skipif(not JIT or platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly")
+@each_dtype
+@each_elementwise
+def test_the_loop_is_vectorised(name, dtype):
+    from numbadense._engine import machine
+
+    features = machine.host().features
+    if "avx" not in features:
+        pytest.skip("no AVX")
+    run = compiled(name)
+    run(np.ones(3, dtype))
+    array = numba.types.Array(SCALARS[dtype], 1, "C")
+    assembly = run.loop.inspect_asm((array, array))
+    assert "zmm" in assembly if "avx512f" in features else "ymm" in assembly
+
+
+@each_dtype
+def test_softmax_is_a_distribution(dtype):
+    rng = np.random.default_rng(3)
+    for size in (1, 2, 7, 64, 1000):
+        p = compiled("softmax")((20 * rng.standard_normal(size)).astype(dtype))
+        assert (p >= 0).all()
+        assert abs(p.astype(float).sum() - 1) <= 8 * np.finfo(dtype).eps
+
+
+@each_dtype
+@each_rowwise
+def test_a_shift_of_the_row_shifts_nothing_but_the_logits(name, dtype):
+    row = np.random.default_rng(4).integers(-64, 64, 50).astype(dtype) / dtype(8)
+    assert np.array_equal(compiled(name)(row), compiled(name)(row + dtype(1024)))
+
+
+@each_dtype
+@each_rowwise
+def test_large_logits_do_not_overflow(name, dtype):
+    row = np.array([np.finfo(dtype).max, 0, -np.finfo(dtype).max / 2], dtype)
+    got = compiled(name)(row)
+    assert got[0] == (1 if name == "softmax" else 0)
+    assert not np.isnan(got).any()
+
+
+@each_dtype
+@each_rowwise
+def test_masked_logits_get_no_probability(name, dtype):
+    got = compiled(name)(np.array([0.5, -np.inf, 0.5], dtype))
+    half, none = (0.5, 0.0) if name == "softmax" else (math.log(0.5), -math.inf)
+    np.testing.assert_allclose(got, [half, none, half], rtol=4 * np.finfo(dtype).eps)
+
+
+@each_dtype
+@each_rowwise
+@pytest.mark.parametrize("where", [0, 1, 20, 32])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_nan_or_an_infinity_spoils_the_row(name, dtype, where, bad):
+    row = np.linspace(-1, 1, 33).astype(dtype)
+    row[where] = bad
+    assert np.isnan(compiled(name)(row)).all()
+
+
+@each_dtype
+@each_rowwise
+def test_a_row_of_minus_infinities_is_nan(name, dtype):
+    assert np.isnan(compiled(name)(np.full(5, -np.inf, dtype))).all()
+
+
+def test_log_softmax_keeps_the_digits_of_a_near_certainty():
+    got = compiled("log_softmax")(np.array([30.0, 0.0], np.float32))
+    assert got[0] == pytest.approx(-math.exp(-30), rel=1e-6)
+
+
+# The words themselves, where no activation takes them.
+
+
+@functools.cache
+def word(name):
+    """Return a CPU word over arrays."""
+    if not JIT:
+        function = getattr(scalar_math, name)
+        return lambda x: np.array([function(value) for value in x], x.dtype)
+    from numbadense._engine import compile as engine
+
+    function = engine.words()[name]
+
+    @numba.njit(error_model="numpy")
+    def loop(x, out):
+        for i in range(x.size):
+            out[i] = function(x[i])
+
+    return _with_output(loop)
+
+
+EXACT_WORDS = {
+    "exp": (mpmath.exp, 1.5),
+    "expm1": (mpmath.expm1, 2),
+    "log1p": (mpmath.log1p, 2),
+    "tanh": (mpmath.tanh, 3),
+    "ndtr": (lambda x: mpmath.erfc(-x / mpmath.sqrt(2)) / 2, 5),
+}
+
+
+@each_dtype
+@pytest.mark.parametrize("name", EXACT_WORDS)
+def test_words_are_right_everywhere(name, dtype):
+    exact, bound = EXACT_WORDS[name]
+    if not JIT and name == "ndtr":
+        bound = 1500
+    x = sample(dtype, 300, seed=1)
+    if name == "log1p":
+        nearly = -1 + np.geomspace(np.finfo(dtype).eps, 0.5, 200).astype(dtype)
+        large = np.geomspace(1, np.finfo(dtype).max, 200).astype(dtype)
+        x = np.concatenate([x[x > -1], nearly, large])
+    with mpmath.workprec(140):
+        for value, got in zip(x.tolist(), word(name)(x).tolist(), strict=True):
+            error = ulp_error(got, exact(mpmath.mpf(value)), dtype)
+            assert error <= bound, f"{name}({value!r}) is {error:.2f} ULP off"
+
+
+@each_dtype
+def test_words_keep_to_ieee_at_the_ends(dtype):
+    x = np.array([-np.inf, np.inf, np.nan, -1, -2], dtype)
+    expected = {
+        "exp": [0, np.inf, np.nan, math.exp(-1), math.exp(-2)],
+        "expm1": [-1, np.inf, np.nan, math.expm1(-1), math.expm1(-2)],
+        "log1p": [np.nan, np.inf, np.nan, -np.inf, np.nan],
+        "tanh": [-1, 1, np.nan, math.tanh(-1), math.tanh(-2)],
+        "ndtr": [0, 1, np.nan, 0.15865525393145707, 0.022750131948179212],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(word(name)(x), np.array(values, dtype), rtol=4 * np.finfo(dtype).eps, err_msg=name)
+
+
+def test_plain_words_keep_the_type_and_do_not_warn(recwarn):
+    for function in scalar_math.WORDS:
+        for kind in (float, np.float32, np.float64):
+            for value in (0.5, 1e30, -1e30, math.inf, -math.inf, math.nan):
+                assert type(function(kind(value))) is kind
+    assert not recwarn.list
+
+
+def test_bind_replaces_words_under_any_name_and_leaves_the_function_alone():
+    def original(x, y=2, *, z=3):
+        """Doc."""
+        return renamed(x), exp(x), y, z, offset
+
+    offset = 5  # a closure
+    original.__globals__.update(renamed=scalar_math.exp, exp=scalar_math.exp)
+    try:
+        bound = scalar_math.bind(original, {"exp": lambda x: "swapped"})
+        assert bound(0.0) == ("swapped", "swapped", 2, 3, 5)
+        assert original(0.0) == (1.0, 1.0, 2, 3, 5)
+        assert (bound.__name__, bound.__doc__, bound.__module__) == ("original", "Doc.", __name__)
+    finally:
+        del original.__globals__["renamed"], original.__globals__["exp"]
+
+
+# The registry.
+
+
+@pytest.fixture
+def registry():
+    """Forget what a test registers."""
+    from numbadense import activations
+
+    before = dict(activations.REGISTRY), dict(activations._NAMES)
+    yield
+    for table, saved in zip((activations.REGISTRY, activations._NAMES), before, strict=True):
+        table.clear()
+        table.update(saved)
+
+
+def test_every_entry_states_its_facts():
+    for name, entry in REGISTRY.items():
+        assert entry.name == name
+        assert entry.exact is not None
+        assert entry.tex
+        assert entry.function.__doc__ == entry.__doc__
+        assert set(entry.max_ulp) == {"float32", "float64"}
+        assert repr(entry) == f"<activation {name}>"
+
+
+def test_get_understands_none_names_aliases_and_activations():
+    sigmoid = REGISTRY["sigmoid"]
+    assert get(None) is REGISTRY["identity"]
+    assert get("sigmoid") is get("logistic") is get("expit") is get(sigmoid) is sigmoid
+    assert get("swish") is get("silu")
+
+
+def test_get_understands_a_public_function():
+    def public():
+        """Stand for numbadense.sigmoid."""
+
+    public.activation = REGISTRY["sigmoid"]
+    assert get(public) is REGISTRY["sigmoid"]
+
+
+def test_an_unknown_name_is_met_with_the_closest_and_the_list():
+    with pytest.raises(ActivationError) as caught:
+        get("Sigmod")
+    assert str(caught.value) == (
+        f"no activation is called 'Sigmod': did you mean 'sigmoid'? known are {', '.join(names())}."
+    )
+
+
+def test_a_name_like_nothing_is_met_with_the_list():
+    with pytest.raises(ActivationError, match=r"no activation is called 'zzzz': known are elu, exp, gelu"):
+        get("zzzz")
+
+
+@pytest.mark.parametrize("spec", [3, math.tanh, ["relu"]])
+def test_anything_else_is_refused_with_the_remedy(spec):
+    with pytest.raises(ActivationError, match=r"must be None, a name, or an activation: .* @numbadense\.activation"):
+        get(spec)
+
+
+def test_activations_pickle_by_name():
+    assert pickle.loads(pickle.dumps(REGISTRY["gelu"])) is REGISTRY["gelu"]
+
+
+def test_a_user_registers_bare(registry):
+    @activation
+    def cube(x):
+        """Cube."""
+        return x * x * x
+
+    assert isinstance(cube, Activation)
+    assert get("cube") is cube
+    assert cube(2.0) == 8.0
+    assert cube.__doc__ == "Cube."
+    assert math.isnan(cube.limits[0]) and math.isinf(cube.lipschitz)
+    assert np.array_equal(compiled.__wrapped__("cube")(np.arange(4, dtype=np.float32)), [0, 1, 8, 27])
+
+
+def test_a_user_registers_with_facts_and_words(registry):
+    @activation("bell", exact=lambda m, x: m.exp(-x * x), limits=(0.0, 0.0), aliases=("gaussian",), max_ulp={"float32": 9})
+    def _(x):
+        return scalar_math_exp(-x * x)
+
+    assert get("gaussian") is get("bell")
+    x = np.linspace(-2, 2, 33)
+    np.testing.assert_allclose(compiled.__wrapped__("bell")(x), np.exp(-x * x), rtol=1e-15)
+
+
+scalar_math_exp = scalar_math.exp
+
+
+def test_a_user_registers_a_rowwise_function(registry):
+    @activation(rowwise=True)
+    def halved(row):
+        for j in range(row.size):
+            row[j] *= row.dtype.type(0.5)
+
+    assert np.array_equal(compiled.__wrapped__("halved")(np.ones(5)), np.full(5, 0.5))
+
+
+def test_a_taken_name_is_refused(registry):
+    with pytest.raises(
+        ActivationError,
+        match=r"the name 'relu' is taken by the activation 'relu' from numbadense\.activations\.relu: give yours another",
+    ):
+        activation("relu")(lambda x: x)
+    with pytest.raises(ActivationError, match="the name 'logistic' is taken by the activation 'sigmoid'"):
+        activation("mine", aliases=("logistic",))(lambda x: x)
+    assert "mine" not in REGISTRY
+
+
+def test_the_same_function_may_be_registered_again(registry):
+    def make(aliases):
+        @activation(aliases=aliases)
+        def again(x):
+            return x
+
+        return again
+
+    make(("first",))
+    second = make(("second",))
+    assert get("again") is get("second") is second
+    with pytest.raises(ActivationError, match="no activation is called 'first'"):
+        get("first")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x * 0.5, r"mixes its argument with the uncast number 0\.5, which turns float32 into float64: write"),
+        (lambda x: 1 - x, r"mixes its argument with the uncast number 1, which"),
+        (lambda x: x if x > 0 else -x, r"mixes its argument with the uncast number 0, which"),
+        (lambda x: 2.0, r"turns float32 into float: write T = type\(x\), cast each literal as in T\(0\.5\)"),
+        (lambda x: np.float64(x), r"turns float32 into float64: write"),
+        (lambda x: x.nothing, r"fails on a float32: 'numpy\.float32' object has no attribute 'nothing'\."),
+    ],
+)
+def test_a_function_that_loses_the_type_is_refused(registry, function, message):
+    with pytest.raises(ActivationError, match=r"activation 'mine' " + message):
+        activation("mine")(function)
+    assert "mine" not in REGISTRY
+
+
+def test_a_rowwise_function_must_work_in_place(registry):
+    with pytest.raises(ActivationError, match="activation 'mine' returns a value, but a row-wise one must change its row"):
+        activation("mine", rowwise=True)(lambda row: row * 2)
+    with pytest.raises(ActivationError, match="activation 'mine' fails on a row of float32: "):
+        activation("mine", rowwise=True)(lambda row: row.nothing)
