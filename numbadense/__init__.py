@@ -47,7 +47,50 @@ _WHERE = {
 }
 _MODULES = ("activations", "cuda", "errors", "functional", "io", "jit", "model", "scalar_math", "testing")
 
-__all__ = sorted([*_WHERE, "__version__", "activations", "cuda", "errors", "io", "jit", "scalar_math", "testing"])
+__all__ = [
+    "ActivationError",
+    "DTypeError",
+    "Dense",
+    "DeviceError",
+    "MissingDependencyError",
+    "ModelFormatError",
+    "NonFiniteWarning",
+    "NumbadenseError",
+    "OptionError",
+    "OutputError",
+    "Sequential",
+    "ShapeError",
+    "__version__",
+    "activation",
+    "activations",
+    "cuda",
+    "dense",
+    "elu",
+    "errors",
+    "exp",
+    "gelu",
+    "gelu_tanh",
+    "hard_sigmoid",
+    "hard_swish",
+    "identity",
+    "io",
+    "jit",
+    "leaky_relu",
+    "load",
+    "log_softmax",
+    "mish",
+    "relu",
+    "save",
+    "scalar_math",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "softsign",
+    "tanh",
+    "testing",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """What a user calls inside their own ``@njit`` functions.
 
-Every registered activation is a scalar function of this module, compiled into the caller: ``numbadense.jit.sigmoid(x)``.
+Every registered activation is a scalar function of this module, compiled into the caller:
+``numbadense.jit.sigmoid(x)``.
 :func:`forward` runs a whole network: ``forward(program, x, out, scratch)``.
 """
 

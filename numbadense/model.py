@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -186,14 +187,16 @@ class Sequential:
     def __init__(self, layers: Sequence[Dense], metadata: Mapping[str, str] | None = None) -> None:
         layers = tuple(layers)
         if not layers:
-            raise ShapeError("a network has 0 layers but needs 1 at least; pass [numbadense.Dense(w, b, activation), ...].")
+            raise ShapeError(
+                "a network has 0 layers but needs 1 at least; pass [numbadense.Dense(w, b, activation), ...]."
+            )
         for index, layer in enumerate(layers):
             if not isinstance(layer, Dense):
                 raise OptionError(
                     f"layer {index} is a {type(layer).__name__} but must be a numbadense.Dense; "
                     "pass Dense(w, b, activation)."
                 )
-        for index, (before, after) in enumerate(zip(layers, layers[1:], strict=False), start=1):
+        for index, (before, after) in enumerate(itertools.pairwise(layers), start=1):
             if before.n_out != after.n_in:
                 raise ShapeError(
                     f"layer {index} takes {after.n_in} features but layer {index - 1} gives {before.n_out}: "

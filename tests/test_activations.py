@@ -5,7 +5,6 @@ import math
 import pickle
 import platform
 
-import mpmath
 import numba
 import numpy as np
 import pytest
@@ -16,6 +15,8 @@ from numbadense.activations import REGISTRY, Activation, activation, get, names
 from numbadense.errors import ActivationError
 from numbadense.scalar_math import exp, expm1
 from numbadense.scalar_math import exp as renamed_exp
+
+mpmath = pytest.importorskip("mpmath")
 
 JIT = not numba.config.DISABLE_JIT
 X86 = platform.machine() in ("x86_64", "AMD64")
@@ -363,7 +364,8 @@ def registry():
 
 
 def test_every_entry_states_its_facts():
-    for name, entry in REGISTRY.items():
+    for name in ELEMENTWISE + ROWWISE:
+        entry = REGISTRY[name]
         assert entry.name == name
         assert entry.exact is not None
         assert entry.tex

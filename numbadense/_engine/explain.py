@@ -19,7 +19,7 @@ def forward(program: Program, m: int, limit: int | None) -> str:
     lines = [
         f"kernel   forward {program.dtype}, {twin}: {todo.why}",
         f"cpu      {host.name}, {host.isa}, {lanes} lanes of {program.dtype}",
-        f"blocks   {-(-m // todo.block) if m else 0} of at most {todo.block} rows through all {len(program.shapes)} layers",
+        f"blocks   {-(-m // todo.block)} of at most {todo.block} rows, through all {len(program.shapes)} layers",
         f"work     {2 * m * work:,} flops, {m * (program.n_in + program.n_out) * itemsize:,} bytes in and out, "
         f"{parameters:,} bytes of packed weights, {todo.scratch * itemsize:,} bytes of scratch",
     ]

@@ -27,7 +27,9 @@ def forced_isa() -> str | None:
     """Return the row that ``NUMBADENSE_ISA`` asks for, if it does."""
     isa = os.environ.get("NUMBADENSE_ISA")
     if isa and isa not in TABLE:
-        raise OptionError(f"NUMBADENSE_ISA is {isa!r} but must be one of {', '.join(TABLE)}; unset it to detect the CPU.")
+        raise OptionError(
+            f"NUMBADENSE_ISA is {isa!r} but must be one of {', '.join(TABLE)}; unset it to detect the CPU."
+        )
     return isa or None
 
 

@@ -24,7 +24,6 @@ from numbadense._engine import machine
 from numbadense._engine.cpu import forward, pack
 from numbadense._engine.cpu.tiles import TABLE, panel_width
 
-
 PACK_FROM_ROWS = 48  # a single call packs its weights from this many rows on
 
 

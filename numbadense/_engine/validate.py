@@ -95,10 +95,7 @@ def floats(name: str, value) -> np.ndarray:
 
 def features_error(x: np.ndarray, owner) -> ShapeError:
     """Return the error for an `x` that does not fit `owner`: the weights, or the network, that it goes through."""
-    if x.ndim == 0:
-        have = "is a single number"
-    else:
-        have = f"has {x.shape[-1]} feature{'s' * (x.shape[-1] != 1)}"
+    have = "is a single number" if x.ndim == 0 else f"has {x.shape[-1]} feature{'s' * (x.shape[-1] != 1)}"
     if isinstance(owner, np.ndarray):
         return ShapeError(
             f"x {have} but w expects {owner.shape[0]}: x.shape={x.shape}, w.shape={owner.shape}. "
@@ -122,12 +119,12 @@ def matrix(x: np.ndarray, n_in: int, dtype: np.dtype, owner) -> np.ndarray:
     return x
 
 
-def weights(w, name: str = "w") -> np.ndarray:
+def weights(w) -> np.ndarray:
     """Return `w` as a 2-D array."""
-    w = as_array(name, w)
+    w = as_array("w", w)
     if w.ndim != 2:
         raise ShapeError(
-            f"{name} has {w.ndim} dimension{'s' * (w.ndim != 1)} but must have 2, (n_in, n_out): {name}.shape={w.shape}."
+            f"w has {w.ndim} dimension{'s' * (w.ndim != 1)} but must have 2, (n_in, n_out): w.shape={w.shape}."
         )
     return w
 
@@ -148,13 +145,17 @@ def bias(b, w: np.ndarray) -> np.ndarray | None:
 def check_output(out, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return `out`, as a plain array, if it can take a result of `shape` and `dtype`; other floats may, as in NumPy."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise OutputError(f"out is a {type(out).__name__} but must be a NumPy array of shape {shape} and dtype {dtype}.")
+        raise OutputError(
+            f"out is a {type(out).__name__} but must be a NumPy array of shape {shape} and dtype {dtype}."
+        )
     if out.shape != shape:
         raise OutputError(
             f"out has shape {out.shape} but the result has shape {shape}; pass np.empty({shape}, '{dtype}')."
         )
     if not out.flags.writeable:
-        raise OutputError(f"out is read-only but must take the result of shape {shape}; pass an array that owns its data.")
+        raise OutputError(
+            f"out is read-only but must take the result of shape {shape}; pass an array that owns its data."
+        )
     if out.dtype is not dtype and not np.can_cast(dtype, out.dtype, "same_kind"):
         raise OutputError(
             f"out has dtype {out.dtype} but the result is {dtype}, which cannot be cast to it; "

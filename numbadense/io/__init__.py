@@ -20,7 +20,7 @@ def _checked(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ModelFormatError(
-            f"{path} has the suffix {path.suffix!r} but networks are kept as {', '.join(SUFFIXES)}; rename or convert it."
+            f"{path} has the suffix {path.suffix!r} but networks are kept as {', '.join(SUFFIXES)}; convert it."
         )
     return path
 

@@ -1,7 +1,7 @@
 """The native format: safetensors, with the layers described as JSON in its metadata.
 
-Tensors ``layers.<i>.w``, shape (n_in, n_out), and ``layers.<i>.b``, shape (n_out,); metadata ``numbadense`` (the format's
-version) and ``network``, such as ``{"layers": [{"activation": "relu"}, ...], "metadata": {...}}``.
+Tensors ``layers.<i>.w``, shape (n_in, n_out), and ``layers.<i>.b``, shape (n_out,); metadata ``numbadense``, the
+format's version, and ``network``, such as ``{"layers": [{"activation": "relu"}, ...], "metadata": {...}}``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def load(path: Path) -> Sequential:
     expected = {f"layers.{index}.w" for index in range(len(layers))}
     optional = {f"layers.{index}.b" for index in range(len(layers))}
     if missing := expected - tensors.keys():
-        raise ModelFormatError(f"{path} has no tensor {min(missing)} but describes {len(layers)} layers; save it again.")
+        raise ModelFormatError(
+            f"{path} has no tensor {min(missing)} but describes {len(layers)} layers; save it again."
+        )
     if surplus := tensors.keys() - expected - optional:
         raise ModelFormatError(f"{path} has a tensor {min(surplus)} but describes {len(layers)} layers; save it again.")
     try:
@@ -81,7 +83,9 @@ def _description(path: Path, metadata: dict[str, str]) -> tuple[list[activations
             "build it with numbadense.Sequential from the tensors, and save that."
         )
     if version != VERSION:
-        raise ModelFormatError(f"{path} has format version {version!r} but this release reads {VERSION!r}; upgrade numbadense.")
+        raise ModelFormatError(
+            f"{path} has format version {version!r} but this release reads {VERSION!r}; upgrade numbadense."
+        )
     try:
         description: Any = json.loads(metadata["network"])
         names = [layer["activation"] for layer in description["layers"]]
@@ -109,7 +113,8 @@ def _mapped(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
             raise ModelFormatError(
-                f"{path} has tensor {name} of dtype {entry['dtype']} but networks are kept as {', '.join(DTYPES)}; convert it."
+                f"{path} has tensor {name} of dtype {entry['dtype']} but networks are kept as {', '.join(DTYPES)}; "
+                "convert it."
             )
         lo, hi = (begin + offset for offset in entry["data_offsets"])
         tensors[name] = content[lo:hi].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
