@@ -90,7 +90,7 @@ def blocks(dtype: np.dtype):
 def apply(dtype: np.dtype, parallel: bool):
     """Return the compiled kernel that runs any activation pass over an array."""
     x, y = _array(dtype, 1, "C", readonly=True), _array(dtype, 1, "C")
-    signature = types.void(types.intp, x, y, types.intp, types.boolean, types.intp)
+    signature = types.void(types.intp, x, y, types.intp, types.intp)
     return _dispatcher(passes.apply, signature, ("apply", dtype.str), parallel)
 
 
@@ -104,19 +104,18 @@ def words() -> dict:
 def scalar(activation):
     """Return the activation as an njit function: ``f(x)``, or ``f(row)`` in place for a row-wise one."""
     flags = ROWWISE if activation.rowwise else ELEMENTWISE
-    return numba.njit(fastmath=set(flags), **FLAGS)(scalar_math.bind(activation.function, words()))
+    # Left to itself LLVM does not inline the longer ones, and a loop around a call is not vectorised.
+    return numba.njit(fastmath=set(flags), forceinline=True, **FLAGS)(scalar_math.bind(activation.function, words()))
 
 
 @_once
 def activation_pass(activation, dtype: np.dtype) -> int:
-    """Return the address of the activation's compiled pass over a matrix of `dtype`; identity has none and is 0."""
-    if activation.name == "identity":
-        return 0
+    """Return the address of the activation's compiled pass over a matrix of `dtype`."""
     if numba.config.DISABLE_JIT:
         return _python_pass(activation)
     make = passes.make_rowwise if activation.rowwise else passes.make_elementwise
     pointer = types.CPointer(numba.from_dtype(dtype))
-    signature = types.void(pointer, types.int64, types.int64, types.int64)
+    signature = types.void(pointer, pointer, *[types.int64] * 4)
     callback = CFunc(make(scalar(activation)), (signature.args, signature.return_type), {}, FLAGS)
     if (print_ := fingerprint(activation.function)) is not None:
         callback._cache = cache.KernelCache(("pass", activation.name, print_, dtype.str, machine.host().isa))

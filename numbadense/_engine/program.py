@@ -76,7 +76,7 @@ def build(layers: Sequence, dtype: np.dtype) -> Program:
         row[[forward.N_IN, forward.N_OUT, forward.VECTORS]] = k, n, vectors
         row[[forward.WEIGHTS, forward.BIAS]] = address, address + k * padded * dtype.itemsize
         row[[forward.W_ROW, forward.W_PANEL, forward.OUT_ROW]] = nr, k * nr, padded
-        row[forward.PASS] = compiler.activation_pass(layer.activation, dtype)
+        row[forward.PASS] = _pass(layer.activation, dtype)
         # A hidden layer's padding is swept along, in whole vectors; a row-wise activation must not see it.
         hidden = index < len(layers) - 1
         row[forward.PASS_COLUMNS] = padded if hidden and not layer.activation.rowwise else n
@@ -110,8 +110,13 @@ def _unpacked(k: int, n: int, w_row: int, activation, dtype: np.dtype, one: bool
     vectors = tiles.wide if one and vectors >= tiles.wide else min(vectors, max(tiles.rows))
     table[0, [forward.N_IN, forward.N_OUT, forward.VECTORS]] = k, n, vectors
     table[0, [forward.W_ROW, forward.OUT_ROW]] = w_row, n
-    table[0, [forward.PASS, forward.PASS_COLUMNS]] = compiler.activation_pass(activation, dtype), n
+    table[0, [forward.PASS, forward.PASS_COLUMNS]] = _pass(activation, dtype), n
     return table
+
+
+def _pass(activation, dtype: np.dtype) -> int:
+    """Return the address of the pass after a layer: 0, none, for identity."""
+    return 0 if activation.name == "identity" else compiler.activation_pass(activation, dtype)
 
 
 def _address(array: np.ndarray) -> int:

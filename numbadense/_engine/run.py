@@ -135,7 +135,7 @@ def bind_activation(activation):
                 and 0 < shape[0] < planner.FEWEST_PARALLEL_ELEMENTS
             ):
                 address, serial = seen[x.dtype]
-                serial(address, x, out, shape[0] if activation.rowwise else 1, x is out, 1)
+                serial(address, x, out, shape[0] if activation.rowwise else 1, 1)
                 return out
         result = _activate(activation, x, out, threads)
         dtype = result.dtype
@@ -156,12 +156,11 @@ def _activate(activation, x, out, threads: int | None):
         )
     target = None if out is None else validate.check_output(out, x.shape, dtype)
     direct = target is not None and target.dtype is dtype and target.flags.carray
-    in_place = direct and target is x
-    if direct and not in_place:
+    if direct and target is not x:
         direct = not np.may_share_memory(x, target)
     y = target if direct else np.empty(x.shape, dtype)
     if x.size:
-        _apply(activation, x, y, in_place, threads)
+        _apply(activation, x, y, threads)
     if out is None:
         return y if x.ndim or isinstance(given, np.ndarray) else y[()]
     if not direct:
@@ -169,8 +168,8 @@ def _activate(activation, x, out, threads: int | None):
     return out
 
 
-def _apply(activation, x: np.ndarray, y: np.ndarray, in_place: bool, threads: int | None) -> None:
-    """Run the activation's pass over contiguous `y`, after copying `x` there block by block."""
+def _apply(activation, x: np.ndarray, y: np.ndarray, threads: int | None) -> None:
+    """Run the activation's pass from `x` to contiguous `y`: the same array, or one apart from it."""
     dtype = y.dtype
     address = compiler.activation_pass(activation, dtype)
     n = x.shape[-1] if activation.rowwise else 1
@@ -178,5 +177,5 @@ def _apply(activation, x: np.ndarray, y: np.ndarray, in_place: bool, threads: in
     count = 1
     if threads is not None or x.size >= planner.FEWEST_PARALLEL_ELEMENTS:
         count = planner.elementwise(x.size, threading.limit(threads), threading.expected_layer())
-    if count == 1 or not threading.launch(compiler.apply(dtype, True), address, flat_x, flat_y, n, in_place, count):
-        compiler.apply(dtype, False)(address, flat_x, flat_y, n, in_place, 1)
+    if count == 1 or not threading.launch(compiler.apply(dtype, True), address, flat_x, flat_y, n, count):
+        compiler.apply(dtype, False)(address, flat_x, flat_y, n, 1)

@@ -40,10 +40,12 @@ def expected_layer() -> str:
 def layer() -> str:
     """Return the threading layer that runs parallel kernels, running one if none has run yet."""
     if _layer is None:
+        from numbadense import activations
         from numbadense._engine import compile as compiler
 
         nothing = np.empty(0, np.float32)
-        launch(compiler.apply(nothing.dtype, True), 0, nothing, nothing, 1, True, 1)
+        address = compiler.activation_pass(activations.get("identity"), nothing.dtype)
+        launch(compiler.apply(nothing.dtype, True), address, nothing, nothing, 1, 1)
     return _layer or "none"
 
 

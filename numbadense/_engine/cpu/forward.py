@@ -126,7 +126,7 @@ def make_rows(jit, tiles, itemsize):
             else:
                 layer1(source, m, k, n, w, w_row, w_panel, bias, target)
             if program[index, PASS] != 0:
-                call_pass(program[index, PASS], target, m, program[index, PASS_COLUMNS])
+                call_pass(program[index, PASS], target, target, m, program[index, PASS_COLUMNS])
             source = target
 
     return rows

@@ -1,55 +1,62 @@
-"""Activation passes: an activation over a matrix in place, behind one address that any kernel can call.
+"""Activation passes: an activation over a matrix, behind one address that any kernel can call.
 
-A pass is ``void (T *y, int64 rows, int64 columns, int64 ld)``.  Element-wise activations see every element, row-wise
-ones (softmax) a row at a time.
+A pass is ``void (T *x, T *y, int64 rows, int64 columns, int64 ld, int64 apart)`` and writes the activation of x to y.
+Either y is x, or the two are `apart`.  Element-wise activations see every element, row-wise ones (softmax) a row at a
+time.
 """
 
 from numba import prange
 
 from numbadense._engine.cpu.tile import call_pass, row_at, rows_of
 
-BLOCK = 2048  # elements: a block and its source stay in a 32 KiB L1 cache in float64
+BLOCK = 8192  # elements that a thread takes at a time
 
 
 def make_elementwise(scalar):
-    """Return the pass ``y[i, j] = scalar(y[i, j])``."""
+    """Return the pass ``y[i, j] = scalar(x[i, j])``.
 
-    def elementwise(y, rows, columns, ld):
+    It has a loop for each case: in one loop over x and y, LLVM's test for overlap would find that they do in place,
+    and run it element by element.
+    """
+
+    def elementwise(x, y, rows, columns, ld, apart):
         if ld == columns:
             columns *= rows
             rows = min(rows, 1)
         for i in range(rows):
-            row = row_at(y, i * ld, columns)
-            for j in range(row.size):
-                row[j] = scalar(row[j])
+            target = row_at(y, i * ld, columns)
+            if apart:
+                source = row_at(x, i * ld, columns)
+                for j in range(target.size):
+                    target[j] = scalar(source[j])
+            else:
+                for j in range(target.size):
+                    target[j] = scalar(target[j])
 
     return elementwise
 
 
 def make_rowwise(function):
-    """Return the pass ``function(y[i])``, which changes the row it is given."""
+    """Return the pass ``y[i] = x[i]; function(y[i])``: the function changes the row it is given."""
 
-    def rowwise(y, rows, columns, ld):
+    def rowwise(x, y, rows, columns, ld, apart):
         if columns > 0:
             for i in range(rows):
-                function(row_at(y, i * ld, columns))
+                target = row_at(y, i * ld, columns)
+                if apart:
+                    source = row_at(x, i * ld, columns)
+                    for j in range(target.size):
+                        target[j] = source[j]
+                function(target)
 
     return rowwise
 
 
-def apply(address, x, y, n, in_place, threads):
-    """Write the activation whose pass is at `address`, of x, to y; both are flat, in rows of n elements.
-
-    Each block is copied to y and transformed there while it is in L1, so that one pass serves layers and arrays.
-    """
+def apply(address, x, y, n, threads):
+    """Write the activation whose pass is at `address`, of x, to y: flat, in rows of n elements, the same or apart."""
     step = max(n, BLOCK // n * n)
     blocks = (x.size + step - 1) // step
     for t in prange(threads):
-        for b in range(t * blocks // threads, (t + 1) * blocks // threads):
-            lo = b * step
-            source, target = x[lo : lo + step], y[lo : lo + step]
-            if not in_place:
-                for j in range(source.size):
-                    target[j] = source[j]
-            if address != 0:
-                call_pass(address, rows_of(y, lo, n), source.size // n, n)
+        lo = min(t * blocks // threads * step, x.size)
+        hi = min((t + 1) * blocks // threads * step, x.size)
+        call_pass(address, rows_of(x, lo, n), rows_of(y, lo, n), (hi - lo) // n, n)

@@ -217,17 +217,19 @@ def store(typing_context, tile, y, columns):
 
 
 @intrinsic
-def call_pass(typing_context, address, y, rows, columns):
-    """Call the activation pass at `address` on ``y[:rows, :columns]``: ``pass(&y[0, 0], rows, columns, ld)``."""
+def call_pass(typing_context, address, x, y, rows, columns):
+    """Call the activation pass at `address` from ``x[:rows, :columns]`` to y: the same view or one apart from it."""
 
     def codegen(context, builder, signature, args):
-        yv = cgutils.create_struct_proxy(signature.args[1])(context, builder, args[1])
-        function_type = ir.FunctionType(ir.VoidType(), [yv.data.type, I64, I64, I64])
+        xv = cgutils.create_struct_proxy(signature.args[1])(context, builder, args[1])
+        yv = cgutils.create_struct_proxy(signature.args[2])(context, builder, args[2])
+        function_type = ir.FunctionType(ir.VoidType(), [xv.data.type, yv.data.type, I64, I64, I64, I64])
         function = builder.inttoptr(args[0], function_type.as_pointer())
-        builder.call(function, [yv.data, args[2], args[3], yv.ld])
+        apart = builder.zext(builder.icmp_unsigned("!=", xv.data, yv.data), I64)
+        builder.call(function, [xv.data, yv.data, args[3], args[4], yv.ld, apart])
         return context.get_dummy_value()
 
-    return types.void(types.intp, y, types.intp, types.intp), codegen
+    return types.void(types.intp, x, y, types.intp, types.intp), codegen
 
 
 @intrinsic

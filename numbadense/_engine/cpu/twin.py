@@ -54,6 +54,8 @@ def store(tile, y, columns):
     y[: tile.shape[0], :columns] = tile[:, :columns]
 
 
-def call_pass(address, y, rows, columns):
-    """Run the registered Python pass on ``y[:rows, :columns]``."""
-    PASSES[int(address)](y[:rows, :columns])
+def call_pass(address, x, y, rows, columns):
+    """Copy ``x[:rows, :columns]`` to y and run the registered Python pass there."""
+    target = y[:rows, :columns]
+    target[:] = x[:rows, :columns]
+    PASSES[int(address)](target)
