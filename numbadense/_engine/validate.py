@@ -70,7 +70,7 @@ def as_array(name: str, value) -> np.ndarray:
             f"{name} is a masked array, whose mask a dense layer would ignore; pass {name}.filled(value), "
             "or its rows without missing values."
         )
-    if hasattr(value, "__cuda_array_interface__") and not hasattr(value, "__array__"):
+    if hasattr(value, "__cuda_array_interface__"):
         raise DTypeError(f"{name} is on a CUDA device; call the function of the same name in numbadense.cuda.")
     try:
         return np.asarray(value)
