@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numbadense import activations
-from numbadense._engine import program, run, validate
+from numbadense._engine import run, validate
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -103,8 +103,7 @@ def dense(
     dtype = validate.operands_dtype(xa, wa, ba)
     wa = validate.native(wa, dtype)
     ba = validate.zeros(wa.shape[1], dtype) if ba is None else validate.native(ba, dtype)
-    packed = program.layer(wa, ba, chosen, rows=xa.size // max(1, wa.shape[0]))
-    return run.once(packed, xa, out, threads, (wa, ba))
+    return run.dense(xa, wa, ba, chosen, out, threads)
 
 
 _functions: dict[activations.Activation, ActivationFunction] = {}

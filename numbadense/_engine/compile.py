@@ -66,8 +66,13 @@ def _array(dtype, ndim, layout, readonly=False):
 
 
 @_once
+def _one(dtype):
+    return forward_module.make_one(jit, TABLE[machine.host().isa], dtype.itemsize)
+
+
+@_once
 def _rows(dtype):
-    return forward_module.make_rows(jit, TABLE[machine.host().isa], dtype.itemsize)
+    return forward_module.make_rows(jit, _one(dtype))
 
 
 @_once
@@ -78,6 +83,16 @@ def forward(dtype: np.dtype, parallel: bool):
     signature = types.void(program, x, y, scratch, types.intp, types.intp, types.intp)
     function = forward_module.make_forward(_rows(dtype))
     return _dispatcher(function, signature, ("forward", dtype.str), parallel)
+
+
+@_once
+def single(dtype: np.dtype):
+    """Return the compiled kernel of one layer whose weights are not packed."""
+    program = types.Array(types.int64, 2, "C", readonly=True)
+    w, b = _array(dtype, 2, "A", readonly=True), _array(dtype, 1, "C", readonly=True)
+    x, y = _array(dtype, 2, "A", readonly=True), _array(dtype, 2, "A")
+    function = forward_module.make_single(_one(dtype))
+    return _dispatcher(function, types.void(program, w, b, x, y), ("single", dtype.str), False)
 
 
 @_once
@@ -176,6 +191,7 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
     """
     jobs = []
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
+        jobs.append((f"single {dtype}", functools.partial(single, dtype)))
         for parallel in (False, True):
             kind = "parallel" if parallel else "serial"
             jobs.append((f"forward {kind} {dtype}", functools.partial(forward, dtype, parallel)))

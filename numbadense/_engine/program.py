@@ -15,7 +15,7 @@ again in another.  Loading another network compiles nothing.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,13 @@ from numbadense._engine import machine
 from numbadense._engine.cpu import forward, pack
 from numbadense._engine.cpu.tiles import TABLE, panel_width
 
-PACK_FROM_ROWS = 48  # a single call packs its weights from this many rows on
+
+class Layer(NamedTuple):
+    """What a program needs to know of a layer."""
+
+    w: np.ndarray
+    b: np.ndarray | None
+    activation: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,40 +90,27 @@ def build(layers: Sequence, dtype: np.dtype) -> Program:
     return _program(table, buffer, dtype)
 
 
-def layer(w: np.ndarray, b: np.ndarray, activation, rows: int) -> Program:
-    """Return a one-layer program for a single call over `rows` rows.
-
-    Packing pays when each weight is used many times.  For few rows the weights are read where they lie, if their rows
-    are contiguous and a vector long at least.  Expects native, aligned arrays of one dtype.
-    """
-    n = w.shape[1]
-    dtype = w.dtype
-    lanes = TABLE[machine.host().isa].lanes(dtype.itemsize)
-    in_rows = w.strides[1] == dtype.itemsize and w.strides[0] % dtype.itemsize == 0 and b.flags.c_contiguous
-    if rows >= PACK_FROM_ROWS or n < lanes or not in_rows:
-        return build([SimpleNamespace(w=w, b=b, activation=activation)], dtype)
-    table = _unpacked(w.shape[0], n, w.strides[0] // dtype.itemsize, activation, dtype, rows == 1).copy()
-    table[0, forward.WEIGHTS], table[0, forward.BIAS] = _address(w), _address(b)
-    return Program(table, (w, b), dtype, *w.shape, (w.shape,), 0)
+def readable(w: np.ndarray, b: np.ndarray) -> bool:
+    """Say whether kernels can read native weights where they lie: rows contiguous and a vector long at least."""
+    itemsize = w.dtype.itemsize
+    row, column = w.strides
+    lanes = TABLE[machine.host().isa].lanes(itemsize)
+    return column == itemsize and w.shape[1] >= lanes and row % itemsize == 0 and b.strides[0] == itemsize
 
 
 @functools.lru_cache(maxsize=256)
-def _unpacked(k: int, n: int, w_row: int, activation, dtype: np.dtype, one: bool) -> np.ndarray:
-    """Return the table of a layer whose weights are not packed, but for their addresses; `one` row or more follow."""
+def unpacked(shape: tuple[int, int], w_row: int, activation, dtype: np.dtype, one_row: bool) -> np.ndarray:
+    """Return the table of a layer whose weights are not packed, but for their addresses."""
     tiles = TABLE[machine.host().isa]
     table = np.zeros((1, forward.COLUMNS), np.int64)
-    vectors = n // tiles.lanes(dtype.itemsize)
-    vectors = tiles.wide if one and vectors >= tiles.wide else min(vectors, max(tiles.rows))
-    table[0, [forward.N_IN, forward.N_OUT, forward.VECTORS]] = k, n, vectors
-    table[0, [forward.W_ROW, forward.OUT_ROW]] = w_row, n
-    table[0, [forward.PASS, forward.PASS_COLUMNS]] = _pass(activation, dtype), n
+    vectors = shape[1] // tiles.lanes(dtype.itemsize)
+    vectors = tiles.wide if one_row and vectors >= tiles.wide else min(vectors, max(tiles.rows))
+    table[0, [forward.N_IN, forward.N_OUT, forward.VECTORS]] = *shape, vectors
+    table[0, [forward.W_ROW, forward.OUT_ROW]] = w_row, shape[1]
+    table[0, [forward.PASS, forward.PASS_COLUMNS]] = _pass(activation, dtype), shape[1]
     return table
 
 
 def _pass(activation, dtype: np.dtype) -> int:
     """Return the address of the pass after a layer: 0, none, for identity."""
     return 0 if activation.name == "identity" else compiler.activation_pass(activation, dtype)
-
-
-def _address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]

@@ -4,11 +4,13 @@ import numpy as np
 
 from numbadense._engine import compile as compiler
 from numbadense._engine import plan as planner
+from numbadense._engine import program as build
 from numbadense._engine import threads as threading
 from numbadense._engine import validate
 from numbadense._engine.program import Program
 
 PLANS_KEPT = 256  # batch sizes whose plan a network remembers
+PACK_FROM_ROWS = 48  # a single call packs its weights from this many rows on
 SCRATCH_KEPT = 4  # idle scratch buffers of one size that a network keeps for its next calls
 ndarray = np.ndarray
 COMPUTED = (validate.FLOAT32, validate.FLOAT64)
@@ -69,7 +71,7 @@ def bind(program: Program, owner):
                 if len(shape) == 2 and shape[1] == n_in and out.shape == (shape[0], n_out):
                     rows(x, out, threads)
                     return out
-        return _call(program, rows, x, out, threads, owner, ())
+        return _call((dtype, n_in, n_out), rows, x, out, threads, owner, ())
 
     return call
 
@@ -82,38 +84,53 @@ def _launch(todo: planner.Plan, dtype: np.dtype, table, x, y, scratch) -> None:
         compiler.forward(dtype, False)(table, x, y, scratch, todo.block, todo.half, 1)
 
 
-def _call(program, rows, x, out, threads, owner, operands) -> np.ndarray:
-    """Check `x` and `out`, run `rows` and return the result: `out`, or a new array of x's leading shape."""
-    dtype = program.dtype
+def _call(kind, rows, x, out, threads, owner, operands) -> np.ndarray:
+    """Check `x` and `out`, run `rows` and return the result: `out`, or a new array of x's leading shape.
+
+    `kind` is the dtype, the features in and the features out; `owner` is what x must fit; `operands` are the other
+    arrays that `out` may overlap.
+    """
+    dtype, n_in, n_out = kind
     x = validate.as_array("x", x)
     if x.dtype is not dtype:
         validate.compute_dtype("x", x)
-    x2 = validate.matrix(x, program.n_in, dtype, owner)
-    shape = (*x.shape[:-1], program.n_out)
+    x2 = validate.matrix(x, n_in, dtype, owner)
+    shape = (*x.shape[:-1], n_out)
     if out is None:
         result = np.empty(shape, dtype)
-        rows(x2, result if x.ndim == 2 else result.reshape(x2.shape[0], program.n_out), threads)
+        rows(x2, result if x.ndim == 2 else result.reshape(x2.shape[0], n_out), threads)
         return result
     target = validate.check_output(out, shape, dtype)
     y = validate.direct_output(target, dtype, (x, *operands))
     if y is not None:
         rows(x2, y, threads)
     else:
-        y = np.empty((x2.shape[0], program.n_out), dtype)
+        y = np.empty((x2.shape[0], n_out), dtype)
         rows(x2, y, threads)
         np.copyto(target, y.reshape(shape), casting="same_kind")
     return out
 
 
-def once(program: Program, x, out, threads: int | None, operands: tuple) -> np.ndarray:
-    """Run a program that serves a single call; `out` may overlap the `operands`, of which the first is w."""
+def dense(x: np.ndarray, w: np.ndarray, b: np.ndarray, activation, out, threads: int | None) -> np.ndarray:
+    """Run one layer once; `w` and `b` are native, of one dtype.
 
-    def rows(x: np.ndarray, y: np.ndarray, threads: int | None) -> None:
+    Packing pays when each weight is used many times.  For few rows the weights are read where they lie.
+    """
+    dtype = w.dtype
+    m = x.size // w.shape[0] if w.shape[0] else PACK_FROM_ROWS
+
+    def in_place(x: np.ndarray, y: np.ndarray, threads: int | None) -> None:
+        table = build.unpacked(w.shape, w.strides[0] // dtype.itemsize, activation, dtype, m == 1)
+        compiler.single(dtype)(table, w, b, x, y)
+
+    def packed(x: np.ndarray, y: np.ndarray, threads: int | None) -> None:
+        program = build.build([build.Layer(w, b, activation)], dtype)
         todo = plan(program, len(x), threads)
-        dtype = program.dtype
-        _launch(todo, dtype, program.table, x, y, np.empty(todo.scratch, dtype))
+        _launch(todo, dtype, program.table, x, y, np.empty(0, dtype))
 
-    return _call(program, rows, x, out, threads, operands[0], operands)
+    most = 1 if threads is None and m * w.size < planner.FEWEST_PARALLEL else threading.limit(threads)
+    rows = in_place if m < PACK_FROM_ROWS and most == 1 and build.readable(w, b) else packed
+    return _call((dtype, *w.shape), rows, x, out, threads, w, (w, b))
 
 
 def bind_activation(activation):

@@ -10,7 +10,17 @@ batch, the block, the tile or the thread: the bits of a row depend on that row a
 
 from numba import prange
 
-from numbadense._engine.cpu.tile import call_pass, matrix, matrix_at, part, rank1, rows_of, start, store
+from numbadense._engine.cpu.primitives import (
+    address_of,
+    call_pass,
+    matrix,
+    matrix_at,
+    part,
+    rank1,
+    rows_of,
+    start,
+    store,
+)
 
 # The columns of the program table.  Weights and biases are memory addresses, strides are in elements.
 N_IN, N_OUT, VECTORS, WEIGHTS, BIAS, W_ROW, W_PANEL, OUT_ROW, PASS, PASS_COLUMNS = range(10)
@@ -91,16 +101,35 @@ def make_row(jit, nv, lanes, itemsize):
     return row
 
 
-def make_rows(jit, tiles, itemsize):
+def make_one(jit, tiles, itemsize):
+    """Return the kernel ``y[:m, :n] = bias + x[:m] @ w`` for panels of any width that `tiles` has."""
+    lanes = tiles.lanes(itemsize)
+    layer1, layer2, layer3 = (make_layer(jit, tiles.rows[nv], nv, lanes, itemsize) for nv in (1, 2, 3))
+    layer4 = make_layer(jit, tiles.rows[4], 4, lanes, itemsize) if 4 in tiles.rows else layer3
+    wide = tiles.wide
+    row = make_row(jit, wide, lanes, itemsize)
+
+    @jit
+    def one(x, m, k, n, nv, w, w_row, w_panel, bias, y):
+        if nv == wide:
+            row(x, k, n, w, w_row, bias, y)
+        elif nv == 4:
+            layer4(x, m, k, n, w, w_row, w_panel, bias, y)
+        elif nv == 3:
+            layer3(x, m, k, n, w, w_row, w_panel, bias, y)
+        elif nv == 2:
+            layer2(x, m, k, n, w, w_row, w_panel, bias, y)
+        else:
+            layer1(x, m, k, n, w, w_row, w_panel, bias, y)
+
+    return one
+
+
+def make_rows(jit, one):
     """Return the kernel that takes `m` rows of x, at most a block, through every layer of a program into y.
 
     `scratch` holds the hidden activations: two halves, written in turn.
     """
-    lanes = tiles.lanes(itemsize)
-    layer1, layer2, layer3 = (make_layer(jit, tiles.rows[nv], nv, lanes, itemsize) for nv in (1, 2, 3))
-    layer4 = make_layer(jit, tiles.rows[4], 4, lanes, itemsize) if 4 in tiles.rows else layer3
-    row = make_row(jit, tiles.wide, lanes, itemsize)
-    wide = tiles.wide
 
     @jit
     def rows(program, x, m, y, scratch, offset, half):
@@ -115,21 +144,25 @@ def make_rows(jit, tiles, itemsize):
             else:
                 n = program[index, OUT_ROW]
                 target = rows_of(scratch, offset + (index & 1) * half, n)
-            if nv == wide:
-                row(source, k, n, w, w_row, bias, target)
-            elif nv == 4:
-                layer4(source, m, k, n, w, w_row, w_panel, bias, target)
-            elif nv == 3:
-                layer3(source, m, k, n, w, w_row, w_panel, bias, target)
-            elif nv == 2:
-                layer2(source, m, k, n, w, w_row, w_panel, bias, target)
-            else:
-                layer1(source, m, k, n, w, w_row, w_panel, bias, target)
+            one(source, m, k, n, nv, w, w_row, w_panel, bias, target)
             if program[index, PASS] != 0:
                 call_pass(program[index, PASS], target, target, m, program[index, PASS_COLUMNS])
             source = target
 
     return rows
+
+
+def make_single(one):
+    """Return the kernel of one layer over few rows, whose weights are not packed: the program lacks their addresses."""
+
+    def single(program, w, b, x, y):
+        m, y_view = x.shape[0], matrix(y)
+        k, n, nv, w_row = program[0, N_IN], program[0, N_OUT], program[0, VECTORS], program[0, W_ROW]
+        one(matrix(x), m, k, n, nv, address_of(w), w_row, 0, address_of(b), y_view)
+        if program[0, PASS] != 0:
+            call_pass(program[0, PASS], y_view, y_view, m, n)
+
+    return single
 
 
 def make_forward(rows):

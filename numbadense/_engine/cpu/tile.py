@@ -13,11 +13,11 @@
 
 ``View(dtype)`` is a matrix in memory: a pointer, a row stride and a column stride, in elements.
 
-Under ``NUMBA_DISABLE_JIT=1`` the same names are their NumPy twins of `numbadense._engine.cpu.twin`.
+Kernels take these names from `numbadense._engine.cpu.primitives`, which knows their NumPy twins.
 """
 
 from llvmlite import ir
-from numba import config, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 from numba.np.arrayobj import populate_array
@@ -126,6 +126,17 @@ def matrix_at(typing_context, like, address, rows, columns, ld):
         return _make_view(context, builder, view, builder.inttoptr(args[1], pointer), args[4], I64(1))
 
     return view(like, types.intp, types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
+def address_of(typing_context, array):
+    """Return the memory address of an array's first element."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, context.get_value_type(types.intp))
+
+    return types.intp(array), codegen
 
 
 @intrinsic
@@ -245,7 +256,3 @@ def row_at(typing_context, pointer, offset, size):
         return result._getvalue()
 
     return array(pointer, types.intp, types.intp), codegen
-
-
-if config.DISABLE_JIT:
-    pass

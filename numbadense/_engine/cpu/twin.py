@@ -30,6 +30,11 @@ def matrix_at(like, address, rows, columns, ld):
     return np.lib.stride_tricks.as_strided(flat, (rows, columns), (ld * like.itemsize, like.itemsize))
 
 
+def address_of(array):
+    """The address of the first element."""
+    return array.ctypes.data
+
+
 def part(view, i, j):
     """``view[i:, j:]``."""
     return view[i:, j:]
