@@ -1,6 +1,6 @@
 """A plan in words."""
 
-from numbadense._engine import machine, run, threads
+from numbadense._engine import machine, plan, threads
 from numbadense._engine.cpu import forward as columns
 from numbadense._engine.cpu.tiles import TABLE
 from numbadense._engine.program import Program
@@ -8,14 +8,15 @@ from numbadense._engine.program import Program
 
 def forward(program: Program, m: int, limit: int | None) -> str:
     """Return how `m` rows would go through a program, one fact a line."""
-    todo = run.plan(program, m, limit)
+    limit, layer = threads.limit(limit), threads.expected_layer()
+    todo = plan.forward(program.shapes, program.width, program.dtype.itemsize, m, limit, layer)
     host = machine.host()
     tiles = TABLE[host.isa]
     itemsize = program.dtype.itemsize
     lanes = tiles.lanes(itemsize)
     work = sum(k * n for k, n in program.shapes)
     parameters = program.buffer.nbytes
-    twin = f"parallel ({threads.expected_layer()}, {todo.threads} threads)" if todo.parallel else "serial twin"
+    twin = f"parallel ({layer}, {todo.threads} threads)" if todo.parallel else "serial twin"
     lines = [
         f"kernel   forward {program.dtype}, {twin}: {todo.why}",
         f"cpu      {host.name}, {host.isa}, {lanes} lanes of {program.dtype}",

@@ -78,7 +78,7 @@ def bind(program: Program, owner):
 
 def _launch(todo: planner.Plan, dtype: np.dtype, table, x, y, scratch) -> None:
     """Run the parallel kernel, or its serial twin where that is all that is safe."""
-    if todo.threads == 1 or not threading.launch(
+    if not todo.parallel or not threading.launch(
         compiler.forward(dtype, True), table, x, y, scratch, todo.block, todo.half, todo.threads
     ):
         compiler.forward(dtype, False)(table, x, y, scratch, todo.block, todo.half, 1)
