@@ -23,9 +23,10 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 
-exclude_patterns = ["_build", "examples", "inventories", "templates"]
+exclude_patterns = ["_build", "examples", "inventories", "static", "templates"]
 templates_path = ["templates"]
 nitpicky = True
+rst_prolog = r".. |x| replace:: \|x\|"  # in a docstring, the absolute value of x
 show_warning_types = True
 
 autosummary_generate = True
@@ -67,4 +68,6 @@ html_theme_options = {
     "footer_end": [],
     "pygments_light_style": "tango",
 }
-html_sidebars = {"architecture": [], "index": []}
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
+html_sidebars = {"architecture": [], "gallery/*": [], "index": []}

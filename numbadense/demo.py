@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -20,7 +20,6 @@ from numbadense.io import load
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from rich.console import Console
 
     from numbadense.model import Sequential
 
@@ -29,15 +28,12 @@ if TYPE_CHECKING:
 __all__ = ["Demo", "Rung", "run"]
 
 DATA = Path(__file__).with_name("data")
-COPIES = 64  # of the held-out images in a timed batch: 28 800 rows, enough to be worth several threads
+# The held-out images are repeated this often in a timed batch.  3600 rows are worth several threads; with twice as many
+# NumPy's temporaries outgrow what malloc keeps, and its rung takes three times as long (2-core Zen 4, November 2026).
+COPIES = 8
 ROUNDS = 6
-TURN = 0.03  # seconds of calls that one rung gets in a round
-REST = 0.05  # seconds before a turn, for the thread pool of the rung before to stop spinning
+TURN = 0.05  # seconds of calls that a rung gets in a round
 DRAWN = 6
-PICTURE = 16  # characters
-GAP = 2
-SHADES = " \u2591\u2592\u2593\u2588"
-ASCII_SHADES = " .:*#"
 
 
 @dataclass(frozen=True)
@@ -119,6 +115,14 @@ class Demo:
         return sorted(first)[: count - len(wrong)] + wrong
 
 
+class Way(NamedTuple):
+    """One way to compute the network: what it is called, the images in its batch, and the call."""
+
+    name: str
+    rows: int
+    call: Callable[[], Any]
+
+
 def sigmoid(z: Any) -> Any:
     """Logistic function, as the lesson writes it."""
     return 1 / (1 + np.exp(-z))
@@ -161,27 +165,48 @@ def _by_matrices(network: Sequential, x: Array) -> Array:
     return x
 
 
-def _ways(network: Sequential, x: Array, copies: int) -> tuple[dict[str, tuple[int, Callable[[], Array]]], list[str]]:
-    """Return each way to compute the network by name, with its number of rows, and the ways that cannot be had."""
+def _ways(network: Sequential, x: Array, copies: int) -> tuple[list[Way], list[str]]:
+    """Return the ways to compute the network on the CPU, and a note on any that cannot be had."""
     from numbadense._engine import run as runner
     from numbadense._engine import threads
 
     batch = np.tile(x, (copies, 1))
     rows = len(batch)
-    ways: dict[str, tuple[int, Callable[[], Array]]] = {
-        "loop over neurons": (len(x), lambda: _by_loops(network, x)),
-        "np.matmul": (rows, lambda: _by_matrices(network, batch)),
-        "numbadense, 1 thread": (rows, lambda: network(batch, threads=1)),
-    }
-    notes = []
+    ways = [
+        Way("loop over neurons", len(x), lambda: _by_loops(network, x)),
+        Way("np.matmul", rows, lambda: _by_matrices(network, batch)),
+        Way("numbadense, 1 thread", rows, lambda: network(batch, threads=1)),
+    ]
     if threads.limit() > 1:
-        threads.layer()  # plans depend on the layer, which is known only once it has run
+        threads.layer()  # the plan depends on it, and it is known only once it has run
     plan = runner.plan(network._program, rows, None)
-    if plan.parallel:
-        ways[f"numbadense, {plan.threads} threads"] = rows, lambda: network(batch)
-    else:
-        notes.append(f"No parallel rung: {plan.why}.")
-    return ways, notes
+    if not plan.parallel:
+        return ways, [f"There is no parallel rung: {plan.why}."]
+    return [*ways, Way(f"numbadense, {plan.threads} threads", rows, lambda: network(batch))], []
+
+
+def _cuda_ways(network: Sequential, x: Array, copies: int) -> tuple[list[Way], list[str]]:
+    """Return the ways to compute the network on a CUDA device, or a note on why there are none."""
+    from numbadense._engine.cuda import device
+
+    reason = "the simulator is no device" if device.simulated() else device.why_not()
+    if reason is not None:
+        return [], [f"There is no CUDA rung: {reason}."]
+    from numba import cuda
+
+    on_device = network.to("cuda")
+    batch = np.tile(x, (copies, 1))
+    resident = cuda.to_device(batch)
+
+    def stay() -> Any:
+        result = on_device(resident)
+        cuda.synchronize()
+        return result
+
+    return [
+        Way("numbadense, CUDA", len(batch), lambda: on_device(batch)),
+        Way("  without the copies", len(batch), stay),
+    ], []
 
 
 def _times(calls: list[Callable[[], Any]], rounds: int) -> list[float]:
@@ -190,8 +215,7 @@ def _times(calls: list[Callable[[], Any]], rounds: int) -> list[float]:
     turns = list(enumerate(calls))
     for _ in range(rounds):
         for index, call in turns:
-            time.sleep(REST)
-            call()  # untimed: it brings the data and the clock back
+            call()  # untimed: it wakes this rung's threads while those of the one before it go to sleep
             turn_ends = time.perf_counter() + TURN
             while (begin := time.perf_counter()) < turn_ends:
                 call()
@@ -203,7 +227,7 @@ def _times(calls: list[Callable[[], Any]], rounds: int) -> list[float]:
 def run(
     rounds: int = ROUNDS,
     copies: int = COPIES,
-    while_compiling: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    while_compiling: Callable[[bool], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Demo:
     """Climb the ladder.
 
@@ -214,7 +238,7 @@ def run(
     copies : int, optional
         How often the held-out images are repeated in the batch that is timed, for all rungs but the first.
     while_compiling : callable, optional
-        Gives a context manager, entered around the first use of every rung.
+        Gives a context manager for the first use of the rungs; its argument says whether their kernels are cached.
 
     Returns
     -------
@@ -223,89 +247,28 @@ def run(
     network = load(DATA / "digits.safetensors")
     images, labels = held_out()
     x = images.astype(np.float32) / 16
-    with while_compiling():
-        ways, notes = _ways(network, x, copies)
-        outputs = [call().reshape(-1, len(x), network.n_out) for _, call in ways.values()]
-    seconds = _times([call for _, call in ways.values()], rounds)
+    ways, notes, outputs = [], [], []
+    for find, cached in ((_ways, True), (_cuda_ways, False)):
+        with while_compiling(cached):
+            found, reasons = find(network, x, copies)
+            outputs += [_on_host(way.call()).reshape(-1, len(x), network.n_out) for way in found]
+        ways += found
+        notes += reasons
+    seconds = _times([way.call for way in ways], rounds)
     reference = outputs[0]
-    per_image = seconds[0] / len(x)
     rungs = tuple(
         Rung(
-            name,
-            rows,
-            time_,
-            per_image / (time_ / rows),
-            float(np.abs(output - reference).max()),
-            float((output.argmax(axis=-1) == labels).mean()),
+            name=way.name,
+            rows=way.rows,
+            seconds=time_,
+            speedup=(seconds[0] / ways[0].rows) / (time_ / way.rows),
+            max_abs_difference=float(np.abs(output - reference).max()),
+            accuracy=float((output.argmax(axis=-1) == labels).mean()),
         )
-        for (name, (rows, _)), time_, output in zip(ways.items(), seconds, outputs, strict=True)
+        for way, time_, output in zip(ways, seconds, outputs, strict=True)
     )
     return Demo(network, images, labels, reference[0].argmax(axis=1), rungs, tuple(notes))
 
 
-def show(demo: Demo, console: Console) -> None:
-    """Print the digits and the ladder.
-
-    Parameters
-    ----------
-    demo : Demo
-        What to print.
-    console : rich.console.Console
-        Where to; characters that its encoding lacks are replaced by ASCII ones.
-    """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    n, rows = len(demo.images), demo.rungs[-1].rows
-    widths = "-".join(str(width) for width in (demo.network.n_in, *(layer.n_out for layer in demo.network.layers)))
-    console.print(f"A {widths} sigmoid network reads {n} handwritten digits that it was not trained on.\n")
-    chosen = demo.examples(max(2, min(DRAWN, (console.width + GAP) // (PICTURE + GAP))))
-    for line in zip(*(picture(demo.images[i], shades(console.encoding)) for i in chosen), strict=True):
-        console.print(Text((" " * GAP).join(line).rstrip(), no_wrap=True, overflow="crop"))
-    captions = Text(no_wrap=True, overflow="crop")
-    for i in chosen:
-        right = demo.predicted[i] == demo.labels[i]
-        caption = f"reads {demo.predicted[i]}, is {demo.labels[i]}"
-        captions.append(caption.center(PICTURE), "green" if right else "bold red").append(" " * GAP)
-    captions.rstrip()
-    console.print(captions)
-
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("")
-    for name in ("time per image", "speed-up", "largest difference", "accuracy"):
-        table.add_column(name, justify="right")
-    for rung in demo.rungs:
-        difference = f"{rung.max_abs_difference:.1e}" if rung is not demo.rungs[0] else ""
-        accuracy = f"{rung.accuracy:.2%}"
-        table.add_row(rung.name, duration(rung.seconds_per_image), f"{rung.speedup:,.1f}", difference, accuracy)
-    console.print(table)
-    console.print(
-        f"All in {demo.network.dtype}. The loop ran over the {n} images, the others over them {rows // n} times at once, "
-        f"{rows:,} rows. Times are medians of rounds in which the rungs took turns."
-    )
-    for note in demo.notes:
-        console.print(note)
-
-
-def shades(encoding: str) -> str:
-    """Return characters from light to dark that the encoding has."""
-    try:
-        SHADES.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return ASCII_SHADES
-    return SHADES
-
-
-def picture(image: Array, shades: str) -> list[str]:
-    """Return an image as eight lines of text, two characters a pixel."""
-    levels = image.reshape(8, 8).astype(int) * (len(shades) - 1) // 16
-    return ["".join(2 * shades[level] for level in row) for row in levels]
-
-
-def duration(seconds: float) -> str:
-    """Return a time with three digits and its unit."""
-    for unit, size in (("s", 1), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-9:.3g} ns"
+def _on_host(output: Any) -> Array:
+    return output if isinstance(output, np.ndarray) else np.asarray(output.copy_to_host())

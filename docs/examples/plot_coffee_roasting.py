@@ -121,30 +121,16 @@ print(net.explain(grid.shape))
 # A layer's neurons each draw a line, and the last neuron keeps the triangle between the three.  The dashed line is
 # where the network is undecided, at a probability of one half.
 
+surface = grid_temperature, grid_duration, probability.reshape(grid_temperature.shape)
 figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-shades = axes.pcolormesh(
-    grid_temperature,
-    grid_duration,
-    probability.reshape(grid_temperature.shape),
-    cmap="YlOrBr",
-    vmin=0,
-    vmax=1.2,
-    rasterized=True,
-)
-axes.contour(
-    grid_temperature,
-    grid_duration,
-    probability.reshape(grid_temperature.shape),
-    levels=[0.5],
-    colors="black",
-    linestyles="dashed",
-    linewidths=1,
-)
+shades = axes.pcolormesh(*surface, cmap="YlOrBr", vmin=0, vmax=1.2)
+axes.contour(*surface, levels=[0.5], colors="black", linestyles="dashed", linewidths=1)
 axes.scatter(*X[good].T, marker="o", s=22, facecolor="saddlebrown", edgecolor="white", label="good roast")
 axes.scatter(*X[~good].T, marker="x", s=22, linewidth=1, color="slategray", label="bad roast")
 axes.set(xlabel="temperature (Celsius)", ylabel="duration (minutes)", xlim=(150, 285), ylim=(11.5, 15.5))
 axes.legend(loc="upper right", framealpha=0.9)
-bar = figure.colorbar(shades, label="probability of a good roast", boundaries=np.linspace(0, 1, 101), ticks=[0, 0.5, 1])
+levels = np.linspace(0, 1, 101)
+figure.colorbar(shades, label="probability of a good roast", boundaries=levels, ticks=[0, 0.5, 1])
 plt.show()
 
 # %%

@@ -53,7 +53,9 @@ def main() -> None:
             domain, role = kind.split(":")
             for name, uri in names.items():
                 inventory.objects.append(
-                    sphobjinv.DataObjStr(name=name, domain=domain, role=role, priority="1", uri=uri, dispname="-")
+                    sphobjinv.DataObjStr(
+                        name=name, domain=domain, role=role, priority="1", uri=uri.replace("$", name), dispname="-"
+                    )
                 )
         text = inventory.data_file(contract=True)
         sphobjinv.writebytes(Path(__file__).with_name(f"{project}.inv"), sphobjinv.compress(text))

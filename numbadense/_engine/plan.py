@@ -31,11 +31,6 @@ class Plan:
         """Whether the parallel kernel runs, or its serial twin."""
         return self.threads > 1
 
-    @property
-    def parallel(self) -> bool:
-        """Whether the parallel kernel runs, or its serial twin."""
-        return self.threads > 1
-
 
 def threads_for(amount: float, pieces: int, limit: int, crossover: float) -> tuple[int, str]:
     """Return how many threads an `amount` of work deserves, and the reason."""

@@ -81,7 +81,7 @@ def build(layers: Sequence, dtype: np.dtype) -> Program:
         address = buffer.ctypes.data + offset * dtype.itemsize
         row[[forward.N_IN, forward.N_OUT, forward.VECTORS]] = k, n, vectors
         row[[forward.WEIGHTS, forward.BIAS]] = address, address + k * padded * dtype.itemsize
-        row[[forward.W_ROW, forward.W_PANEL, forward.OUT_ROW]] = nr, k * nr, padded
+        row[[forward.W_ROW, forward.W_PANEL, forward.OUT_ROW]] = nr, max(k, 1) * nr, padded
         row[forward.PASS] = _pass(layer.activation, dtype)
         # A hidden layer's padding is swept along, in whole vectors; a row-wise activation must not see it.
         hidden = index < len(layers) - 1

@@ -43,7 +43,7 @@ def make_tile(jit, mr, nv, lanes):
 
 
 def make_layer(jit, mr, nv, lanes, itemsize):
-    """Return the kernel ``y[:m, :n] = bias + x[:m] @ w`` for weights in panels `nv` vectors wide.
+    """Return the kernel ``y[:m, :n] = bias + x[:m] @ w``, m > 0, for weights in panels `nv` vectors wide.
 
     The last tile of rows overlaps the one before it.  So does the last panel of weights that are not packed
     (``w_panel == 0``, which expects n to be a panel's width at least): an overlap computes the same bits again.
@@ -102,7 +102,7 @@ def make_row(jit, nv, lanes, itemsize):
 
 
 def make_one(jit, tiles, itemsize):
-    """Return the kernel ``y[:m, :n] = bias + x[:m] @ w`` for panels of any width that `tiles` has."""
+    """Return the kernel ``y[:m, :n] = bias + x[:m] @ w``, m > 0, for panels of any width that `tiles` has."""
     lanes = tiles.lanes(itemsize)
     layer1, layer2, layer3 = (make_layer(jit, tiles.rows[nv], nv, lanes, itemsize) for nv in (1, 2, 3))
     layer4 = make_layer(jit, tiles.rows[4], 4, lanes, itemsize) if 4 in tiles.rows else layer3
@@ -157,6 +157,8 @@ def make_single(one):
 
     def single(program, w, b, x, y):
         m, y_view = x.shape[0], matrix(y)
+        if m == 0:
+            return
         k, n, nv, w_row = program[0, N_IN], program[0, N_OUT], program[0, VECTORS], program[0, W_ROW]
         one(matrix(x), m, k, n, nv, address_of(w), w_row, 0, address_of(b), y_view)
         if program[0, PASS] != 0:

@@ -1,0 +1,74 @@
+"""The only CUDA module that calls ``cuda.jit``: kernels by activation and dtype, and their launch."""
+
+import functools
+import warnings
+
+import numpy as np
+from numba import cuda
+
+from numbadense import activations, scalar_math
+from numbadense._engine.cuda import elementwise as elementwise_module
+from numbadense._engine.cuda import rowwise as rowwise_module
+from numbadense._engine.cuda import simt, tiles, words
+from numbadense._engine.cuda.device import simulated
+
+
+@functools.cache
+def target() -> tiles.Target:
+    """Return the shapes for the current device, or for the simulator."""
+    return tiles.target(None if simulated() else tuple(cuda.get_current_device().compute_capability))
+
+
+def _device(function):
+    # Inlined before types are inferred, it needs no device to be compiled for: kernels become PTX on any machine.
+    return cuda.jit(device=True, inline="always")(function)
+
+
+@functools.cache
+def _vocabulary() -> dict:
+    return words.vocabulary()
+
+
+@functools.cache
+def scalar(activation):
+    """Return the activation as a device function: ``f(x)``, or ``f(row)`` in place for a row-wise one.
+
+    In the simulator that is the Python function itself, in CPython's own words.
+    """
+    if simulated():
+        return activation.function
+    return _device(scalar_math.bind(activation.function, _vocabulary()))
+
+
+@functools.cache
+def elementwise(activation):
+    """Return the kernel of an element-wise activation: ``elementwise(x, out)``."""
+    return cuda.jit(elementwise_module.make_elementwise(scalar(activation)))
+
+
+@functools.cache
+def rowwise(activation):
+    """Return the kernel of a row-wise activation: ``rowwise(x, out)``."""
+    return cuda.jit(rowwise_module.make_rowwise(scalar(activation)))
+
+
+@functools.cache
+def dense(activation, dtype: np.dtype, tile: tiles.DenseTile):
+    """Return the dense kernel ``dense(x, w, b, out)``; a row-wise activation is left to its own kernel."""
+    fused = activations.REGISTRY["identity"] if activation.rowwise else activation
+    return cuda.jit(simt.make_dense(tile, dtype, scalar(fused)))
+
+
+@functools.cache
+def copy():
+    """Return the kernel that gathers and casts: ``copy(x, out)``."""
+    return cuda.jit(elementwise_module.copy)
+
+
+def launch(kernel, blocks: int, threads, stream, *arguments) -> None:
+    """Run a kernel, without numba's advice on small grids and NumPy's on what the simulator computes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Grid size .* low occupancy")
+        if simulated():
+            warnings.simplefilter("ignore", RuntimeWarning)
+        kernel[blocks, threads, stream](*arguments)

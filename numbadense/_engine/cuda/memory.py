@@ -1,0 +1,216 @@
+"""What array is this, and where: views of device memory, uploads, and results of the caller's own kind."""
+
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from numbadense._engine import validate
+from numbadense._engine.cuda import compile as compiler
+from numbadense._engine.cuda.device import simulated
+from numbadense.errors import DTypeError, OutputError, ShapeError
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An array argument.
+
+    `view` is a numba device array of its memory, or None where it is a NumPy array.  `like` is that NumPy array, or one
+    of no memory that has the shape and dtype of `view`, by which it can be checked.
+    """
+
+    name: str
+    given: Any
+    like: np.ndarray
+    view: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape."""
+        return self.like.shape
+
+
+def operand(name: str, value) -> Operand:
+    """Return the argument `value`: whatever has a ``__cuda_array_interface__`` is on the device, the rest in NumPy."""
+    view = _view(name, value)
+    if view is None:
+        return Operand(name, value, validate.as_array(name, value), None)
+    if not view.dtype.isnative:
+        raise DTypeError(f"{name} has dtype {view.dtype} but a device computes in native byte order; convert it first.")
+    return Operand(name, value, _like(view), view)
+
+
+def _view(name: str, value):
+    """Return a numba device array of the memory of `value`, or None if that is not on the device."""
+    if getattr(value, "__cuda_ndarray__", False):
+        return value
+    try:
+        interface = getattr(value, "__cuda_array_interface__", None)
+    except (RuntimeError, TypeError, ValueError) as error:
+        said = str(error).strip().split("\n")[0].rstrip(".")
+        raise DTypeError(f"{name} is a {type(value).__name__} whose device memory cannot be read: {said}.") from error
+    return None if interface is None else from_interface(interface, value)
+
+
+def from_interface(interface: dict, owner):
+    """Return a numba device array of the memory that `interface` describes; it keeps `owner` alive."""
+    if not simulated():
+        return cuda.from_cuda_array_interface(interface, owner=owner)
+    # The simulator has no such function: its device memory is the host's.
+    described = {key: value for key, value in interface.items() if key != "stream"}
+    return cuda.cudadrv.devicearray.FakeCUDAArray(np.asarray(SimpleNamespace(__array_interface__=described, of=owner)))
+
+
+def _like(view) -> np.ndarray:
+    return np.lib.stride_tricks.as_strided(np.empty(1, view.dtype), view.shape, (0,) * view.ndim)
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype, stream):
+    """Return a new device array."""
+    return cuda.device_array(shape, dtype, stream=stream)
+
+
+def upload(array: np.ndarray, dtype: np.dtype, stream):
+    """Return a device copy of `array`, cast to `dtype`, C-contiguous."""
+    return cuda.to_device(np.ascontiguousarray(array, dtype), stream=stream)
+
+
+def matrix(x: Operand, rows: int, columns: int, dtype: np.dtype, stream):
+    """Return `x` as a C-contiguous 2-D device array of `dtype`: its own memory where that will do."""
+    shape = (rows, columns)
+    if not x.like.size:
+        return empty(shape, dtype, stream)
+    if x.view is None:
+        return upload(x.like.reshape(shape), dtype, stream)
+    view = as_matrix(x, rows, columns)
+    if view.dtype == dtype and contiguous(view):
+        return view
+    gathered = empty(shape, dtype, stream)
+    copy(view, gathered, stream)
+    return gathered
+
+
+def as_matrix(x: Operand, rows: int, columns: int):
+    """Return the device memory of `x` as a 2-D array, strided if x is."""
+    view = x.view
+    if contiguous(view):
+        return view.reshape(rows, columns)
+    if view.ndim > 2:
+        raise ShapeError(
+            f"{x.name} has {view.ndim} dimensions that are not contiguous on the device: {x.name}.shape={x.shape}, "
+            f"strides {tuple(view.strides)}; pass a contiguous copy."
+        )
+    if view.ndim == 2:
+        return view
+    strides = (0, *view.strides)
+    interface = {"shape": (rows, columns), "typestr": view.dtype.str, "strides": strides, "version": 3}
+    return from_interface(interface | {"data": (address(view), False)}, view)
+
+
+def contiguous(view) -> bool:
+    """Say whether the elements of `view` follow each other in C order."""
+    step = view.dtype.itemsize
+    for size, stride in zip(reversed(tuple(view.shape)), reversed(tuple(view.strides)), strict=True):
+        if size != 1:
+            if stride != step:
+                return False
+            step *= size
+    return True
+
+
+def copy(x, out, stream) -> None:
+    """Copy between 2-D device arrays of one shape, which may differ in strides and dtype."""
+    target = compiler.target()
+    blocks = min(target.blocks, -(-x.size // target.threads))
+    compiler.launch(compiler.copy(), blocks, target.threads, stream, x, out)
+
+
+def address(view) -> int:
+    """Return where a device array begins."""
+    pointer = getattr(view, "device_ctypes_pointer", None)
+    return view.ctypes.data if pointer is None else pointer.value or 0
+
+
+def overlap(one, other) -> bool:
+    """Say whether the extents of two device arrays share a byte."""
+    (a, b), (c, d) = _extent(one), _extent(other)
+    return a < d and c < b
+
+
+def _extent(view) -> tuple[int, int]:
+    begin = end = address(view)
+    for size, stride in zip(tuple(view.shape), tuple(view.strides), strict=True):
+        if size == 0:
+            return begin, begin
+        begin, end = begin + min(0, (size - 1) * stride), end + max(0, (size - 1) * stride)
+    return begin, end + view.dtype.itemsize
+
+
+class Result:
+    """Where a result of `shape` goes: `out`, or a new array of the kind of `x`.
+
+    A kernel writes to the C-contiguous 2-D device array that :meth:`buffer` returns; :meth:`deliver` then takes it to
+    the caller.
+    """
+
+    def __init__(self, x: Operand, out, shape: tuple[int, ...], dtype: np.dtype, stream):
+        self.dtype, self.stream = dtype, stream
+        if out is None:
+            self.given, view = _new(x, shape, dtype, stream)
+            self.target = Operand("out", self.given, self.given if view is None else _like(view), view)
+            return
+        self.given, self.target = out, None
+        view = _view("out", out)
+        self.target = Operand(
+            "out", out, validate.check_output(out if view is None else _like(view), shape, dtype), view
+        )
+        if view is not None and getattr(out, "__cuda_array_interface__", {"data": (0, False)})["data"][1]:
+            raise OutputError(f"out is read-only but must take the result of shape {shape}; pass another array.")
+
+    def buffer(self, rows: int, columns: int, inputs: tuple):
+        """Return a device array for a kernel to write: apart from all `inputs`, device arrays."""
+        view = self.target.view
+        if view is not None and view.dtype == self.dtype and contiguous(view):
+            direct = view.reshape(rows, columns)
+            if not any(overlap(direct, other) for other in inputs):
+                return direct
+        return empty((rows, columns), self.dtype, self.stream)
+
+    def deliver(self, buffer):
+        """Take what a kernel has written to `buffer` to the caller's array, and return that."""
+        view, like = self.target.view, self.target.like
+        if view is not None:
+            if address(view) != address(buffer):
+                copy(buffer, as_matrix(self.target, *buffer.shape), self.stream)
+            return self.given
+        host = like if like.dtype == self.dtype and like.flags.carray else np.empty(like.shape, self.dtype)
+        buffer.copy_to_host(host.reshape(buffer.shape), stream=self.stream)
+        if self.stream:
+            self.stream.synchronize()
+        if host is not like:
+            np.copyto(like, host, casting="same_kind")
+        return self.given
+
+
+def _new(x: Operand, shape: tuple[int, ...], dtype: np.dtype, stream):
+    """Return a new array of the kind of `x`, and a view of it if it is on the device."""
+    if x.view is None:
+        return np.empty(shape, dtype), None
+    library = type(x.given).__module__.split(".")[0]
+    if library == "torch":
+        made = x.given.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype.name))
+    elif library == "cupy":
+        made = sys.modules["cupy"].empty(shape, dtype)
+    else:
+        made = empty(shape, dtype, stream)
+    return made, _view("out", made)
+
+
+def stream_of(stream):
+    """Return `stream` as numba's: one of numba's own, the handle of another library's, or 0 for the default."""
+    if isinstance(stream, int) and stream:
+        return cuda.external_stream(stream)
+    return stream

@@ -1,0 +1,121 @@
+"""From operands to kernels: check, upload, launch, bring back."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from numbadense import activations
+from numbadense._engine import validate
+from numbadense._engine.cuda import compile as compiler
+from numbadense._engine.cuda import memory
+from numbadense.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A dense layer on the device: `w` ``(n_in, n_out)`` and `b` ``(n_out,)``, C-contiguous, of one dtype."""
+
+    w: Any
+    b: Any
+    activation: activations.Activation
+
+
+def upload(layer, dtype: np.dtype) -> Layer:
+    """Return a copy of a layer, anything with ``w``, ``b`` and ``activation``, on the device."""
+    b = validate.zeros(layer.w.shape[1], dtype) if layer.b is None else layer.b
+    return Layer(memory.upload(layer.w, dtype, 0), memory.upload(b, dtype, 0), activations.get(layer.activation))
+
+
+def dense(x, w, b, activation, out, stream):
+    """Return ``activation(x @ w + b)``, checking all arguments."""
+    chosen = activations.get(activation)
+    stream = memory.stream_of(stream)
+    x, w = memory.operand("x", x), memory.operand("w", w)
+    n_in, n_out = validate.weights(w.like).shape
+    bias = None if b is None else memory.operand("b", b)
+    like = validate.bias(None if bias is None else bias.like, w.like)
+    if x.like.ndim == 0 or x.shape[-1] != n_in:
+        raise validate.features_error(x.like, w.like)
+    dtype = validate.operands_dtype(x.like, w.like, like)
+    bias = bias or memory.operand("b", validate.zeros(n_out, dtype))
+    weights = memory.matrix(w, n_in, n_out, dtype, stream)
+    biases = memory.matrix(bias, 1, n_out, dtype, stream).reshape(n_out)
+    return forward((Layer(weights, biases, chosen),), x, out, dtype, stream)
+
+
+def network(layers: tuple[Layer, ...], x, out, dtype: np.dtype, owner, stream):
+    """Return the output of a network of at least one layer; `owner` is what `x` must fit, for the error."""
+    x = memory.operand("x", x)
+    validate.compute_dtype("x", x.like)
+    if x.like.ndim == 0 or x.shape[-1] != owner.n_in:
+        raise validate.features_error(x.like, owner)
+    return forward(layers, x, out, dtype, memory.stream_of(stream))
+
+
+def forward(layers: tuple[Layer, ...], x: memory.Operand, out, dtype: np.dtype, stream):
+    """Propagate validated `x` through `layers`, one after the other."""
+    n_in, n_out = layers[0].w.shape[0], layers[-1].w.shape[1]
+    shape = (*x.shape[:-1], n_out)
+    result = memory.Result(x, out, shape, dtype, stream)
+    m = int(np.prod(shape[:-1], dtype=np.int64))
+    if not m * n_out:
+        return result.given
+    a = memory.matrix(x, m, n_in, dtype, stream)
+    for layer in layers[:-1]:
+        a = _layer(layer, a, memory.empty((m, layer.w.shape[1]), dtype, stream), dtype, stream)
+    last = layers[-1]
+    inputs = tuple(array for layer in layers for array in (layer.w, layer.b))
+    buffer = result.buffer(m, n_out, (a, *inputs))
+    return result.deliver(_layer(last, a, buffer, dtype, stream))
+
+
+def _layer(layer: Layer, x, out, dtype: np.dtype, stream):
+    """Run one layer from `x` to `out`, C-contiguous matrices of rows, and return `out`."""
+    if not out.size:
+        return out
+    m, n = out.shape[0], out.shape[1]
+    tile = compiler.target().dense[dtype.itemsize]
+    blocks = -(-m // tile.rows) * -(-n // tile.columns)
+    down, across = tile.threads
+    kernel = compiler.dense(layer.activation, dtype, tile)
+    compiler.launch(kernel, blocks, (across, down), stream, x, layer.w, layer.b, out)
+    if layer.activation.rowwise:
+        _one_dimensional(compiler.rowwise(layer.activation), m, stream, out, out)
+    return out
+
+
+def activate(activation: activations.Activation, x, out, stream):
+    """Return the activation of every element of `x`, or of every row for a row-wise one."""
+    stream = memory.stream_of(stream)
+    x = memory.operand("x", x)
+    dtype = validate.compute_dtype("x", x.like)
+    if activation.rowwise and not x.like.ndim:
+        raise ShapeError(
+            f"x is a single number but {activation.name} works on the last axis: x.shape=(); pass an array of rows."
+        )
+    result = memory.Result(x, out, x.shape, dtype, stream)
+    if x.like.size:
+        columns = x.shape[-1] if x.like.ndim else 1
+        rows = x.like.size // columns
+        source = memory.matrix(x, rows, columns, dtype, stream)
+        if x.view is None:
+            buffer = source  # a copy of our own: in place
+        else:
+            same = result.target.view is not None and memory.address(result.target.view) == memory.address(source)
+            buffer = result.buffer(rows, columns, () if same else (source,))
+        if activation.rowwise:
+            _one_dimensional(compiler.rowwise(activation), rows, stream, source, buffer)
+        else:
+            flat = source.reshape(x.like.size), buffer.reshape(x.like.size)
+            _one_dimensional(compiler.elementwise(activation), x.like.size, stream, *flat)
+        result.deliver(buffer)
+    if out is None and isinstance(result.given, np.ndarray) and not x.like.ndim and not isinstance(x.given, np.ndarray):
+        return result.given[()]
+    return result.given
+
+
+def _one_dimensional(kernel, work: int, stream, *arguments) -> None:
+    """Launch a kernel that walks its work in strides of the grid."""
+    target = compiler.target()
+    compiler.launch(kernel, min(target.blocks, -(-work // target.threads)), target.threads, stream, *arguments)

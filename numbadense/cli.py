@@ -1,0 +1,308 @@
+"""The command line: ``numbadense demo | predict | info | warm | doctor``.
+
+What a command needs is imported when it runs, so that ``--help`` and ``--version`` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numbadense import __version__
+from numbadense.errors import NumbadenseError, ShapeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from numbadense.model import Sequential
+    from numbadense.progress import CompilationNotice
+
+__all__ = ["main"]
+
+TABLES = (".npy", ".csv")
+BATCH_BYTES = 8_388_608  # of float64 input and output that `predict` has in flight
+DIGITS = {"float32": "%.9g", "float64": "%.17g"}  # enough to read the same number back
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit status: 0, or 1 for an error, or 130 if interrupted.
+
+    Raises
+    ------
+    SystemExit
+        With status 2 for arguments that make no sense, and 0 for ``--help`` and ``--version``.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _complain("warning", message)
+            arguments.command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone.  The interpreter's own flush at exit must not complain about that.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except MemoryError as error:
+        _complain("error", f"not enough memory: {error}")
+        return 1
+    except OSError as error:
+        _complain("error", f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
+        return 1
+    except NumbadenseError as error:
+        _complain("error", error)
+        return 1
+    return 0
+
+
+def _complain(kind: str, message: object) -> None:
+    print(f"numbadense: {kind}: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="numbadense",
+        description="Forward propagation through dense networks.",
+        epilog="Exit status: 0, 1 for an error, 2 for arguments that make no sense, 130 if interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"numbadense {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="read handwritten digits, from a loop over neurons to parallel kernels")
+    demo.set_defaults(command=_demo)
+
+    predict = commands.add_parser("predict", help="run a network over the rows of a file")
+    predict.set_defaults(command=_predict)
+    predict.add_argument("model", metavar="MODEL", type=Path, help="a .safetensors network")
+    predict.add_argument("input", metavar="INPUT", type=_table, help="a .npy or .csv file, an example in each row")
+    predict.add_argument(
+        "-o", "--out", metavar="OUT", type=_table, required=True, help="the .npy or .csv file to write"
+    )
+    predict.add_argument(
+        "--skip-rows", metavar="N", type=_count, default=0, help="lines to skip at the top of a .csv, such as a header"
+    )
+
+    info = commands.add_parser("info", help="describe a network")
+    info.set_defaults(command=_info)
+    info.add_argument("model", metavar="MODEL", type=Path, help="a .safetensors network")
+    info.add_argument("--rows", metavar="M", type=_count, help="say also how M rows at once would run here")
+
+    warm = commands.add_parser("warm", help="compile every kernel ahead of its first use")
+    warm.set_defaults(command=_warm)
+
+    doctor = commands.add_parser("doctor", help="say what numbadense finds on this machine")
+    doctor.set_defaults(command=_doctor)
+
+    for command in (demo, info, warm, doctor):
+        command.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _table(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in TABLES:
+        raise argparse.ArgumentTypeError(f"{text!r} ends in {path.suffix!r} but must be a {' or '.join(TABLES)} file")
+    return path
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 0 or more")
+    return int(text)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from numbadense import demo, report
+
+    result = demo.run(while_compiling=_notice)
+    if arguments.json:
+        print(json.dumps(result.as_dict(), indent=2))
+    else:
+        report.show_demo(result, _console())
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from numbadense import io
+
+    network = io.load(arguments.model)
+    explanation = None
+    if arguments.rows is not None:
+        with _notice():
+            explanation = network.explain(arguments.rows)
+    if arguments.json:
+        layers = [
+            {"n_in": layer.n_in, "n_out": layer.n_out, "activation": layer.activation.name, "bias": layer.b is not None}
+            for layer in network.layers
+        ]
+        parameters = sum(layer.parameters for layer in network.layers)
+        facts = {
+            "dtype": str(network.dtype),
+            "parameters": parameters,
+            "layers": layers,
+            "metadata": dict(network.metadata),
+        }
+        print(json.dumps(facts if explanation is None else facts | {"explanation": explanation}, indent=2))
+        return
+    print(network.summary())
+    for name, value in network.metadata.items():
+        print(f"{name}: {value}")
+    if explanation is not None:
+        print(f"\n{explanation}")
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from numbadense import io
+
+    network = io.load(arguments.model)
+    x = _read(arguments.input, network, arguments.skip_rows)
+    batch = max(1, BATCH_BYTES // (8 * max(1, network.n_in + network.n_out)))
+    try:
+        with _notice():
+            network.predict(x[:batch])  # compiles what the rest needs; what cannot be computed fails before any output
+    except NumbadenseError as error:
+        raise NumbadenseError(f"{arguments.input}: {error}") from None
+    with _whole(arguments.out) as part:
+        if arguments.out.suffix == ".npy":
+            _write_npy(part, network, x, batch)
+        else:
+            _write_csv(part, network, x, batch)
+        del x  # Windows cannot replace a file that is mapped
+
+
+def _read(path: Path, network: Sequential, skip_rows: int) -> NDArray[Any]:
+    """Return the rows of a table, memory-mapped if that can be."""
+    x = _map_npy(path) if path.suffix == ".npy" else _parse_csv(path, network, skip_rows)
+    if x.ndim != 2 or x.shape[1] != network.n_in:
+        raise ShapeError(
+            f"{path} has shape {x.shape} but the network takes rows of {network.n_in} features: (m, {network.n_in})."
+        )
+    return x
+
+
+def _map_npy(path: Path) -> NDArray[Any]:
+    import numpy as np
+
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # NumPy lets through whatever its parsing of a damaged header comes upon
+        reason = str(error).rstrip(".")
+        raise NumbadenseError(f"{path} is not a whole .npy file of numbers ({reason}); save it again.") from None
+
+
+def _parse_csv(path: Path, network: Sequential, skip_rows: int) -> NDArray[Any]:
+    import numpy as np
+
+    try:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a file without rows: see below
+            x = np.loadtxt(path, network.dtype, delimiter=",", skiprows=skip_rows, ndmin=2)
+    except ValueError as error:
+        reason = str(error).partition("; use `usecols`")[0].rstrip(".")
+        skipped = f" after the {skip_rows} skipped" if skip_rows else ""
+        header = " if its first line is a header, pass --skip-rows 1." if not skip_rows else " correct it."
+        raise NumbadenseError(
+            f"{path} is not a table of numbers separated by commas ({reason}{skipped});{header}"
+        ) from None
+    if x.size == 0:
+        raise NumbadenseError(f"{path} has no rows{f' after the {skip_rows} skipped' if skip_rows else ''}.")
+    return x
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside `path`, which replaces `path` only once it is whole."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _write_npy(path: Path, network: Sequential, x: NDArray[Any], batch: int) -> None:
+    import numpy as np
+
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=network.dtype, shape=(len(x), network.n_out))
+    if hasattr(os, "posix_fallocate"):  # a full disk is an error now, or it would be a SIGBUS in the kernel
+        with path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    network.predict(x, batch, out=out, progress=sys.stderr.isatty())
+    out.flush()
+
+
+def _write_csv(path: Path, network: Sequential, x: NDArray[Any], batch: int) -> None:
+    import numpy as np
+    from rich.progress import track
+
+    starts = range(0, len(x), batch)
+    with path.open("w", encoding="ascii", newline="\n") as stream:
+        for begin in track(
+            starts, "predict", console=_console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+        ):
+            np.savetxt(stream, network(x[begin : begin + batch]), DIGITS[network.dtype.name], delimiter=",")
+
+
+def _warm(arguments: argparse.Namespace) -> None:
+    from numbadense._engine import compile as compiler
+
+    with _notice() as notice:
+        done = compiler.warm(lambda name, seconds, from_cache: notice.update(f"compiling kernels ({name} is done) ..."))
+    if arguments.json:
+        names = ("name", "seconds", "from_cache")
+        print(json.dumps([dict(zip(names, each, strict=True)) for each in done], indent=2))
+        return
+    for name, seconds, from_cache in done:
+        print(f"{name:<28}{1e3 * seconds:>8,.0f} ms  {'from the cache' if from_cache else 'compiled'}")
+    compiled = sum(not from_cache for _, _, from_cache in done)
+    print(f"{len(done)} kernels, {compiled} of them compiled now, in {sum(seconds for _, seconds, _ in done):.1f} s")
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from numbadense import doctor, report
+
+    with _notice():
+        facts = doctor.examine()
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        report.show_facts(facts, _console())
+
+
+def _notice(cached: bool = True) -> contextlib.AbstractContextManager[CompilationNotice]:
+    from numbadense.progress import compilation_notice
+
+    return compilation_notice(cached)
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
