@@ -10,27 +10,22 @@ import contextlib
 import json
 import os
 import sys
-import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from numbadense import __version__
-from numbadense.errors import NumbadenseError, ShapeError
+from numbadense.errors import NumbadenseError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from rich.console import Console
 
-    from numbadense.model import Sequential
     from numbadense.progress import CompilationNotice
 
 __all__ = ["main"]
 
 TABLES = (".npy", ".csv")
-BATCH_BYTES = 8_388_608  # of float64 input and output that `predict` has in flight
-DIGITS = {"float32": "%.9g", "float64": "%.17g"}  # enough to read the same number back
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -171,99 +166,16 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from numbadense import io
+    from numbadense import io, tables
 
     network = io.load(arguments.model)
-    x = _read(arguments.input, network, arguments.skip_rows)
-    batch = max(1, BATCH_BYTES // (8 * max(1, network.n_in + network.n_out)))
+    x = tables.read(arguments.input, network, arguments.skip_rows)
     try:
         with _notice():
-            network.predict(x[:batch])  # compiles what the rest needs; what cannot be computed fails before any output
+            network.predict(x[: tables.batch_size(network)])  # compiles, and refuses what cannot be computed
     except NumbadenseError as error:
         raise NumbadenseError(f"{arguments.input}: {error}") from None
-    with _whole(arguments.out) as part:
-        if arguments.out.suffix == ".npy":
-            _write_npy(part, network, x, batch)
-        else:
-            _write_csv(part, network, x, batch)
-        del x  # Windows cannot replace a file that is mapped
-
-
-def _read(path: Path, network: Sequential, skip_rows: int) -> NDArray[Any]:
-    """Return the rows of a table, memory-mapped if that can be."""
-    x = _map_npy(path) if path.suffix == ".npy" else _parse_csv(path, network, skip_rows)
-    if x.ndim != 2 or x.shape[1] != network.n_in:
-        raise ShapeError(
-            f"{path} has shape {x.shape} but the network takes rows of {network.n_in} features: (m, {network.n_in})."
-        )
-    return x
-
-
-def _map_npy(path: Path) -> NDArray[Any]:
-    import numpy as np
-
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except OSError:
-        raise
-    except Exception as error:  # NumPy lets through whatever its parsing of a damaged header comes upon
-        reason = str(error).rstrip(".")
-        raise NumbadenseError(f"{path} is not a whole .npy file of numbers ({reason}); save it again.") from None
-
-
-def _parse_csv(path: Path, network: Sequential, skip_rows: int) -> NDArray[Any]:
-    import numpy as np
-
-    try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a file without rows: see below
-            x = np.loadtxt(path, network.dtype, delimiter=",", skiprows=skip_rows, ndmin=2)
-    except ValueError as error:
-        reason = str(error).partition("; use `usecols`")[0].rstrip(".")
-        skipped = f" after the {skip_rows} skipped" if skip_rows else ""
-        header = " if its first line is a header, pass --skip-rows 1." if not skip_rows else " correct it."
-        raise NumbadenseError(
-            f"{path} is not a table of numbers separated by commas ({reason}{skipped});{header}"
-        ) from None
-    if x.size == 0:
-        raise NumbadenseError(f"{path} has no rows{f' after the {skip_rows} skipped' if skip_rows else ''}.")
-    return x
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path`, which replaces `path` only once it is whole."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
-def _write_npy(path: Path, network: Sequential, x: NDArray[Any], batch: int) -> None:
-    import numpy as np
-
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=network.dtype, shape=(len(x), network.n_out))
-    if hasattr(os, "posix_fallocate"):  # a full disk is an error now, or it would be a SIGBUS in the kernel
-        with path.open("r+b") as stream:
-            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-    network.predict(x, batch, out=out, progress=sys.stderr.isatty())
-    out.flush()
-
-
-def _write_csv(path: Path, network: Sequential, x: NDArray[Any], batch: int) -> None:
-    import numpy as np
-    from rich.progress import track
-
-    starts = range(0, len(x), batch)
-    with path.open("w", encoding="ascii", newline="\n") as stream:
-        for begin in track(
-            starts, "predict", console=_console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-        ):
-            np.savetxt(stream, network(x[begin : begin + batch]), DIGITS[network.dtype.name], delimiter=",")
+    tables.predict(network, x, arguments.out, _console(stderr=True))
 
 
 def _warm(arguments: argparse.Namespace) -> None:

@@ -10,8 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numba.extending import overload
+from numba.np.numpy_support import as_dtype
 
 from numbadense import activations
+from numbadense._engine import compile as compiler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +44,7 @@ def arguments(network: Sequential) -> tuple[NDArray[np.int64], NDArray[Any]]:
     >>> import numpy as np
     >>> from numba import njit
     >>> import numbadense as nd
-    >>> forward = nd.jit.forward
+    >>> from numbadense.jit import forward
     >>> @njit
     ... def settle(program, scratch, state, steps):
     ...     out = np.empty_like(state)
@@ -81,15 +84,17 @@ def forward(program: NDArray[np.int64], x: NDArray[Any], out: NDArray[Any], scra
     -----
     The bits are those of calling the network.  Nothing is allocated and the caller is compiled once for all networks.
     """
-    from numbadense._engine import compile as compiler
-
     compiler.blocks(x.dtype)(program, x, out, scratch)
+
+
+@overload(forward)
+def _forward(program: Any, x: Any, out: Any, scratch: Any) -> Any:
+    kernel = compiler.blocks(as_dtype(x.dtype))
+    return lambda program, x, out, scratch: kernel(program, x, out, scratch)
 
 
 def __getattr__(name: str) -> Any:
     entry = activations.REGISTRY.get(name)
     if entry is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from numbadense._engine import compile as compiler
-
     return compiler.scalar(entry)

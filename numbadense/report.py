@@ -61,9 +61,10 @@ def show_demo(demo: Demo, console: Console) -> None:
     captions.rstrip()
     console.print(captions)
 
-    table = Table("", box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column(no_wrap=True, overflow="crop")
     for name in ("per image", "speed-up", "max difference", "accuracy"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, overflow="crop")
     for rung in demo.rungs:
         difference = "" if rung is demo.rungs[0] else f"{rung.max_abs_difference:.1e}"
         accuracy = f"{rung.accuracy:.2%}"
@@ -81,7 +82,7 @@ def show_demo(demo: Demo, console: Console) -> None:
 def show_facts(facts: dict[str, dict[str, Any]], console: Console) -> None:
     """Print facts by topic."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow="crop")
     table.add_column(overflow="fold")
     for topic, values in facts.items():
         table.add_row(Text(topic, "bold"), "")

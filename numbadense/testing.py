@@ -80,7 +80,8 @@ def error_bound(x: ArrayLike, layers: Sequence[Dense], dtype: Any) -> NDArray[An
             error = activation.lipschitz * spread.max(axis=-1, keepdims=True, initial=0) + ulp
         else:
             if np.isinf(activation.lipschitz):
-                grown = np.maximum(abs(_exactly(activation, z + spread) - a), abs(_exactly(activation, z - spread) - a))
+                above, below = _exactly(activation, z + spread), _exactly(activation, z - spread)
+                grown = np.maximum(abs(above - a), abs(below - a))
             else:
                 grown = activation.lipschitz * spread
             ulps = activation.max_ulp.get(dtype.name, 4.0) + 1

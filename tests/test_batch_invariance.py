@@ -1,5 +1,7 @@
 """The bits of a row depend on that row and the weights alone."""
 
+import itertools
+
 import numpy as np
 import pytest
 import strategies as draw
@@ -16,7 +18,7 @@ WIDTHS = (9, 33, 70, 5)
 
 def network(dtype, activation, seed=0):
     rng = np.random.default_rng(seed)
-    pairs = zip(WIDTHS, WIDTHS[1:], strict=False)
+    pairs = itertools.pairwise(WIDTHS)
     return nd.Sequential(
         [nd.Dense(draw.weights(rng, k, n, dtype), draw.numbers(rng, n, dtype), activation) for k, n in pairs]
     )

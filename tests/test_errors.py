@@ -244,7 +244,7 @@ def test_a_refused_call_leaves_out_alone():
 
 def test_an_array_on_a_device_is_sent_to_the_device_functions():
     class OnDevice:
-        __cuda_array_interface__ = {}
+        __cuda_array_interface__ = None
 
     with pytest.raises(
         nd.DTypeError, match=r"^x is on a CUDA device; call the function of the same name in numbadense\.cuda\.$"

@@ -1,7 +1,8 @@
 """The native format: safetensors, with the layers described as JSON in its metadata.
 
-Tensors ``layers.<i>.w``, shape (n_in, n_out), and ``layers.<i>.b``, shape (n_out,); metadata ``numbadense``, the
-format's version, and ``network``, such as ``{"layers": [{"activation": "relu"}, ...], "metadata": {...}}``.
+Tensors ``layers.<i>.w``, shape (n_in, n_out), and ``layers.<i>.b``, shape (n_out,); metadata ``numbadense``, such as
+``{"version": 1, "layers": [{"activation": "relu"}, ...], "metadata": {...}}``.  One entry, for safetensors writes
+several in any order, and the same network should give the same bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numbadense import activations
 from numbadense.errors import ActivationError, ModelFormatError, NumbadenseError
 from numbadense.model import Dense, Sequential
 
-VERSION = "1"
+VERSION = 1
 DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 
@@ -33,12 +34,13 @@ def save(network: Sequential, path: Path) -> None:
         if layer.b is not None:
             tensors[f"layers.{index}.b"] = layer.b
     description = {
+        "version": VERSION,
         "layers": [{"activation": layer.activation.name} for layer in network.layers],
         "metadata": dict(network.metadata),
     }
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        content = safetensors.numpy.save(tensors, {"numbadense": VERSION, "network": json.dumps(description)})
+        content = safetensors.numpy.save(tensors, {"numbadense": json.dumps(description)})
         part.write_bytes(content)
         os.replace(part, path)
     finally:
@@ -76,24 +78,25 @@ def load(path: Path) -> Sequential:
 
 def _description(path: Path, metadata: dict[str, str]) -> tuple[list[activations.Activation], dict[str, str]]:
     """Return the layers' activations and the notes."""
-    version = metadata.get("numbadense")
-    if version is None:
+    if "numbadense" not in metadata:
         raise ModelFormatError(
             f"{path} holds tensors but no description of a network; "
             "build it with numbadense.Sequential from the tensors, and save that."
         )
-    if version != VERSION:
-        raise ModelFormatError(
-            f"{path} has format version {version!r} but this release reads {VERSION!r}; upgrade numbadense."
-        )
     try:
-        description: Any = json.loads(metadata["network"])
-        names = [layer["activation"] for layer in description["layers"]]
-        notes = description["metadata"]
-        if not all(isinstance(text, str) for text in (*names, *notes, *notes.values())):
-            raise TypeError("a name or a note is not text")
+        description: Any = json.loads(metadata["numbadense"])
+        version = description["version"]
+        if version == VERSION:
+            names = [layer["activation"] for layer in description["layers"]]
+            notes = description["metadata"]
+            if not all(isinstance(text, str) for text in (*names, *notes, *notes.values())):
+                raise TypeError("a name or a note is not text")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFormatError(f"{path} has a description that cannot be read ({error!r}); save it again.") from None
+    if version != VERSION:
+        raise ModelFormatError(
+            f"{path} has format version {version!r} but this release reads {VERSION}; upgrade numbadense."
+        )
     try:
         return [activations.get(name) for name in names], notes
     except ActivationError as error:

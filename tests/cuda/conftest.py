@@ -1,0 +1,83 @@
+"""The device, or the simulator with ``NUMBA_ENABLE_CUDASIM=1``, and what is put on it."""
+
+import os
+
+import numpy as np
+import pytest
+from device_needs import NEEDED, absent
+
+import numbadense as nd
+from numbadense._engine.cuda import device
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    """numba's CUDA module, on a device or simulated: the one that was asked for, or no test passes."""
+    if (reason := device.why_not()) is not None:
+        absent("cuda", reason)
+    from numba import config, cuda
+
+    asked = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+    assert bool(config.ENABLE_CUDASIM) is asked is device.simulated()
+    assert nd.cuda.is_available()
+    assert (type(cuda.jit(lambda: None)).__name__ == "FakeCUDAKernel") is asked
+    if "simulator" in NEEDED and not asked:
+        absent("simulator", "NUMBA_ENABLE_CUDASIM is not set")
+    return cuda
+
+
+@pytest.fixture
+def launches(gpu, monkeypatch):
+    """The grids of the kernels launched by the test, as (blocks, threads)."""
+    from numbadense._engine.cuda import compile as compiler
+
+    seen, launch = [], compiler.launch
+
+    def watched(kernel, blocks, threads, stream, *arguments):
+        seen.append((blocks, threads))
+        launch(kernel, blocks, threads, stream, *arguments)
+
+    monkeypatch.setattr(compiler, "launch", watched)
+    return seen
+
+
+@pytest.fixture
+def rng():
+    """A seeded generator of numbers."""
+    return np.random.default_rng(20)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Both dtypes, in turn."""
+    return np.dtype(request.param)
+
+
+class Foreign:
+    """An array of some library that only offers ``__cuda_array_interface__``."""
+
+    def __init__(self, interface, owner):
+        self.__cuda_array_interface__ = interface
+        self.owner = owner
+
+
+@pytest.fixture
+def foreign(gpu):
+    """A function that puts an array on the device, behind nothing but ``__cuda_array_interface__``."""
+
+    def make(array):
+        on_device = gpu.to_device(np.ascontiguousarray(array))
+        if device.simulated():  # its device memory is the host's
+            array = on_device.copy_to_host()
+            return Foreign(array.__array_interface__, array)
+        return Foreign(on_device.__cuda_array_interface__, on_device)
+
+    return make
+
+
+@pytest.fixture
+def to_host(gpu):
+    """A function that returns a device array of any library as a NumPy array."""
+    from numbadense._engine.cuda import memory
+
+    return lambda array: memory.operand("array", array).view.copy_to_host()

@@ -1,0 +1,18 @@
+"""What the tests of this folder need, and whether they may do without.
+
+The variable ``NUMBADENSE_TESTS_NEED`` names what must be there, separated by commas: ``cuda``, ``simulator``, ``ptx``.
+A test that misses it fails there; elsewhere it is skipped.
+"""
+
+import os
+
+import pytest
+
+NEEDED = set(filter(None, os.environ.get("NUMBADENSE_TESTS_NEED", "").split(",")))
+
+
+def absent(what, reason):
+    """Skip the test, or fail it where `what` must be there."""
+    if what in NEEDED:
+        pytest.fail(f"{what} is needed but {reason}", pytrace=False)
+    pytest.skip(reason)

@@ -1,0 +1,93 @@
+"""Whole networks on the device."""
+
+import pickle
+from types import SimpleNamespace
+
+import device_oracle
+import numpy as np
+import pytest
+
+import numbadense as nd
+
+
+def network(widths, dtype, names, seed=0):
+    rng = np.random.default_rng(seed)
+    layers = [
+        nd.Dense(rng.normal(size=(k, n)).astype(dtype), rng.normal(size=n).astype(dtype), name)
+        for k, n, name in zip(widths[:-1], widths[1:], names, strict=True)
+    ]
+    return nd.Sequential(layers)
+
+
+def test_a_network_agrees_with_the_loops_layer_by_layer(gpu, launches, dtype, rng):
+    net = network((5, 9, 4, 3), dtype, ("sigmoid", "tanh", "identity"))
+    x = rng.normal(size=(8, 5)).astype(dtype)
+    y = net.to("cuda")(x)
+    assert type(y) is np.ndarray and y.dtype == dtype and len(launches) == 3
+    exact, error = x.astype(np.float64), np.zeros(x.shape)
+    for layer in net.layers:
+        z = device_oracle.dense(exact, layer.w, layer.b).astype(np.float64)
+        bound = device_oracle.bound(np.abs(exact) + error, layer.w, layer.b, dtype) + error @ np.abs(layer.w)
+        exact = device_oracle.activate(layer.activation, z)
+        error = layer.activation.lipschitz * bound + device_oracle.rounding(layer.activation, exact, dtype)
+    device_oracle.assert_within(y, exact, error)
+
+
+def test_a_network_ends_in_softmax(gpu, rng):
+    net = network((4, 6, 3), np.float32, ("relu", "softmax"))
+    x = rng.normal(size=(5, 4)).astype(np.float32)
+    y = net.to("cuda")(x)
+    np.testing.assert_allclose(y.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(y, net(x), rtol=1e-4, atol=1e-7)
+
+
+def test_x_is_cast_to_the_dtype_of_the_network(gpu, rng):
+    net = network((3, 2), np.float32, ("sigmoid",)).to("cuda")
+    x = rng.normal(size=(4, 3))
+    for given in (x, x.tolist(), gpu.to_device(x)):
+        y = net(given)
+        y = y if isinstance(y, np.ndarray) else y.copy_to_host()
+        assert y.dtype == np.float32
+        np.testing.assert_array_equal(y, net(x.astype(np.float32)))
+
+
+def test_leading_axes_a_single_row_and_no_rows(gpu, rng):
+    net = network((3, 4, 2), np.float64, ("relu", "identity"))
+    on_device = net.to("cuda")
+    x = rng.normal(size=(2, 2, 3))
+    np.testing.assert_allclose(on_device(x), net(x), rtol=1e-12)
+    np.testing.assert_allclose(on_device(x[0, 0]), net(x[0, 0]), rtol=1e-12)
+    assert on_device(np.zeros((0, 3))).shape == (0, 2)
+
+
+def test_out_is_filled_on_either_side_and_may_be_x(gpu, rng):
+    net = network((3, 4, 3), np.float64, ("relu", "identity"))
+    on_device = net.to("cuda")
+    x = rng.normal(size=(4, 3))
+    expected = net(x)
+    out = np.empty((4, 3))
+    assert on_device(x, out) is out
+    np.testing.assert_allclose(out, expected, rtol=1e-12)
+    y = gpu.to_device(x)
+    assert on_device(y, out=y) is y
+    np.testing.assert_allclose(y.copy_to_host(), expected, rtol=1e-12)
+
+
+def test_a_layer_without_bias_and_a_layer_of_no_width(gpu):
+    layers = [nd.Dense(np.ones((3, 2))), nd.Dense(np.ones((2, 0))), nd.Dense(np.ones((0, 2)), [1.5, -2.0], "relu")]
+    np.testing.assert_array_equal(nd.Sequential(layers[:1]).to("cuda")(np.ones((2, 3))), np.full((2, 2), 3.0))
+    np.testing.assert_array_equal(nd.Sequential(layers).to("cuda")(np.ones((2, 3))), [[1.5, 0.0], [1.5, 0.0]])
+
+
+def test_whatever_has_layers_can_be_uploaded(gpu):
+    layer = SimpleNamespace(w=np.array([[2.0], [1.0]]), b=None, activation="relu")
+    net = nd.cuda.DeviceSequential.from_network(SimpleNamespace(layers=[layer]))
+    np.testing.assert_array_equal(net([[3.0, -1.0]]), [[5.0]])
+
+
+def test_it_says_what_it_is_and_refuses_to_be_pickled(gpu):
+    net = network((3, 4, 2), np.float32, ("relu", "softmax")).to("cuda")
+    assert repr(net) == "DeviceSequential(3-4-2, relu, softmax, float32)"
+    assert (net.n_in, net.n_out, net.dtype) == (3, 2, np.float32)
+    with pytest.raises(TypeError, match="cannot be pickled: its weights are in the memory of this process's device"):
+        pickle.dumps(net)

@@ -1,0 +1,112 @@
+"""The machine code of every kernel, compiled for compute capability 9.0 on a machine that needs no GPU and no driver."""
+
+import importlib.util
+import re
+
+import numpy as np
+import pytest
+from device_needs import absent
+
+from numbadense._engine.cuda import device
+from numbadense._engine.cuda.tiles import target
+from numbadense.activations import REGISTRY
+
+CAPABILITY = (9, 0)
+FLOATS = {"float32": "f32", "float64": "f64"}
+
+
+@pytest.fixture(scope="session")
+def compile_ptx():
+    """A function that compiles a Python kernel for array types given as (dtype, dimensions)."""
+    if device.simulated():
+        absent("ptx", "the simulator compiles nothing")
+    if importlib.util.find_spec("numba_cuda") is None:
+        absent("ptx", "numba-cuda is not installed")
+    from numba import cuda, from_dtype, types
+
+    def compiled(kernel, *arrays):
+        signature = tuple(types.Array(from_dtype(np.dtype(dtype)), ndim, "C") for dtype, ndim in arrays)
+        return cuda.compile_ptx(kernel, signature, cc=CAPABILITY)[0]
+
+    def nothing(x):
+        x[0] = 1
+
+    try:
+        compiled(nothing, ("float32", 1))
+    except Exception as error:
+        absent("ptx", f"the CUDA compiler libraries NVVM and NVRTC cannot be used: {str(error).splitlines()[0]}")
+    return compiled
+
+
+def dense_ptx(compile_ptx, entry, dtype):
+    from numbadense._engine.cuda import compile as compiler
+
+    tile = target(CAPABILITY).dense[np.dtype(dtype).itemsize]
+    kernel = compiler.dense(entry, np.dtype(dtype), tile).py_func
+    return tile, compile_ptx(kernel, (dtype, 2), (dtype, 2), (dtype, 1), (dtype, 2))
+
+
+def array_ptx(compile_ptx, entry, dtype):
+    from numbadense._engine.cuda import compile as compiler
+
+    if entry.rowwise:
+        return compile_ptx(compiler.rowwise(entry).py_func, (dtype, 2), (dtype, 2))
+    return compile_ptx(compiler.elementwise(entry).py_func, (dtype, 1), (dtype, 1))
+
+
+def test_the_code_is_for_the_capability_that_was_asked_for(compile_ptx):
+    assert ".target sm_90" in array_ptx(compile_ptx, REGISTRY["relu"], "float32")
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_float32_kernel_never_computes_in_float64(compile_ptx, name):
+    entry = REGISTRY[name]
+    assert ".f64" not in array_ptx(compile_ptx, entry, "float32")
+    assert ".f64" not in dense_ptx(compile_ptx, entry, "float32")[1]
+
+
+@pytest.mark.parametrize("name", ["identity", "gelu", "softmax"])
+def test_a_float64_kernel_never_computes_in_float32(compile_ptx, name):
+    entry = REGISTRY[name]
+    assert not re.search(r"(fma|mul|add|div)\.\w+\.f32", dense_ptx(compile_ptx, entry, "float64")[1])
+    assert ".f64" in array_ptx(compile_ptx, entry, "float64")
+
+
+def test_the_search_for_float64_finds_an_uncast_literal(compile_ptx):
+    def careless(x, out):
+        out[0] = x[0] * 0.5
+
+    assert ".f64" in compile_ptx(careless, ("float32", 1), ("float32", 1))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_dense_multiplies_and_adds_at_once_from_shared_memory_in_registers(compile_ptx, dtype):
+    tile, ptx = dense_ptx(compile_ptx, REGISTRY["identity"], dtype)
+    kind = FLOATS[dtype]
+    outputs = tile.outputs[0] * tile.outputs[1]
+    fused = ptx.count(f"fma.rn.{kind}")
+    assert fused and fused % outputs == 0
+    assert f"mul.{kind}" not in ptx and f"add.{kind}" not in ptx
+    loads = ptx.count(f"ld.shared.{kind}")
+    assert 0 < loads <= fused // outputs * sum(tile.outputs)
+    assert "bar.sync" in ptx
+    assert ".local" not in ptx, "the accumulators are not in registers"
+
+
+def test_offsets_are_64_bits_wide(compile_ptx):
+    _, ptx = dense_ptx(compile_ptx, REGISTRY["identity"], "float32")
+    for address in set(re.findall(r"(?:ld|st)\.global\.f32\s[^;]*\[(%\w+)", ptx)):
+        assert address.startswith("%rd")
+    assert not re.search(r"mul\.wide\.s32", ptx), "a product of sizes in 32 bits"
+
+
+def test_nothing_is_called(compile_ptx):
+    for name in REGISTRY:
+        assert "call." not in dense_ptx(compile_ptx, REGISTRY[name], "float32")[1]
+
+
+def test_the_gathering_copy_compiles_for_every_real_dtype(compile_ptx):
+    from numbadense._engine.cuda import elementwise
+
+    for given in ("float16", "float32", "float64", "int8", "uint64", "bool"):
+        assert "st.global" in compile_ptx(elementwise.copy, (given, 2), ("float32", 2))
