@@ -65,19 +65,19 @@ class Activation:
     max_ulp: dict[str, float]
     aliases: tuple[str, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Take over the function's docstring."""
         object.__setattr__(self, "__doc__", self.function.__doc__)
 
-    def __call__(self, x):
+    def __call__(self, x: Any) -> Any:
         """Evaluate the Python function itself, on one number or in place on one row."""
         return self.function(x)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """Return its kind and name."""
         return f"<activation {self.name}>"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by name: the receiving process has registered the same."""
         return get, (self.name,)
 
@@ -88,12 +88,12 @@ REGISTRY: dict[str, Activation] = {}
 _NAMES: dict[str, Activation] = {}  # canonical names and aliases
 
 
-def names():
+def names() -> list[str]:
     """Return the canonical names, sorted."""
     return sorted(REGISTRY)
 
 
-def get(spec):
+def get(spec: Any) -> Activation:
     """Find an activation.
 
     Parameters
@@ -123,7 +123,7 @@ def get(spec):
     )
 
 
-def _named(name):
+def _named(name: str) -> Activation:
     found = _NAMES.get(name)
     if found is None:
         close = difflib.get_close_matches(name.lower(), _NAMES, n=1)
@@ -133,16 +133,16 @@ def _named(name):
 
 
 def activation(
-    name=None,
+    name: str | Callable[..., Any] | None = None,
     *,
-    exact=None,
-    tex="",
-    limits=(math.nan, math.nan),
-    lipschitz=math.inf,
-    max_ulp=None,
-    aliases=(),
-    rowwise=False,
-):
+    exact: Callable[..., Any] | None = None,
+    tex: str = "",
+    limits: tuple[float, float] = (math.nan, math.nan),
+    lipschitz: float = math.inf,
+    max_ulp: dict[str, float] | None = None,
+    aliases: tuple[str, ...] = (),
+    rowwise: bool = False,
+) -> Any:
     r"""Register a function as an activation, the equal of the built-in ones.
 
     Use it bare, ``@nd.activation``, or with facts, ``@nd.activation(limits=(0.0, 1.0))``.

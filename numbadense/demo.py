@@ -110,7 +110,7 @@ class Demo:
     def examples(self, count: int) -> list[int]:
         """Return the indices of `count` images: digits read right, all different, and at the end one read wrong."""
         right = self.predicted == self.labels
-        wrong = np.flatnonzero(~right)[:1].tolist()
+        wrong = [int(i) for i in np.flatnonzero(~right)[:1]]
         first = [int(np.flatnonzero(right & (self.labels == digit))[0]) for digit in np.unique(self.labels[right])]
         return sorted(first)[: count - len(wrong)] + wrong
 
@@ -145,23 +145,22 @@ def vectorised(a_in: Array, w: Array, b: Array) -> Array:
 
 def held_out() -> tuple[Array, Array]:
     """Return the images that the network was not trained on, and the digits that they show."""
-    content = load_file(DATA / "digits_heldout.safetensors")
+    content: dict[str, Array] = load_file(DATA / "digits_heldout.safetensors")
     return content["images"], content["labels"]
 
 
-def _by_loops(network: Sequential, x: Array) -> Array:
+def _by_loops(x: Array, layers: list[tuple[Array, Array]]) -> Array:
     outputs = []
-    for example in x:
-        a = example
-        for layer in network.layers:
-            a = loop(a, layer.w, layer.b)
+    for a in x:
+        for w, b in layers:
+            a = loop(a, w, b)
         outputs.append(a)
     return np.array(outputs)
 
 
-def _by_matrices(network: Sequential, x: Array) -> Array:
-    for layer in network.layers:
-        x = vectorised(x, layer.w, layer.b)
+def _by_matrices(x: Array, layers: list[tuple[Array, Array]]) -> Array:
+    for w, b in layers:
+        x = vectorised(x, w, b)
     return x
 
 
@@ -170,11 +169,12 @@ def _ways(network: Sequential, x: Array, copies: int) -> tuple[list[Way], list[s
     from numbadense._engine import run as runner
     from numbadense._engine import threads
 
+    layers = [(layer.w, layer.b) for layer in network.layers if layer.b is not None]
     batch = np.tile(x, (copies, 1))
     rows = len(batch)
     ways = [
-        Way("loop over neurons", len(x), lambda: _by_loops(network, x)),
-        Way("np.matmul", rows, lambda: _by_matrices(network, batch)),
+        Way("loop over neurons", len(x), lambda: _by_loops(x, layers)),
+        Way("np.matmul", rows, lambda: _by_matrices(batch, layers)),
         Way("numbadense, 1 thread", rows, lambda: network(batch, threads=1)),
     ]
     if threads.limit() > 1:

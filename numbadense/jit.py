@@ -88,7 +88,7 @@ def forward(program: NDArray[np.int64], x: NDArray[Any], out: NDArray[Any], scra
 
 
 @overload(forward)
-def _forward(program: Any, x: Any, out: Any, scratch: Any) -> Any:
+def _forward(program, x, out, scratch):  # type: ignore[no-untyped-def]  # numba compares the signatures as they are
     kernel = compiler.blocks(as_dtype(x.dtype))
     return lambda program, x, out, scratch: kernel(program, x, out, scratch)
 

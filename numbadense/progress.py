@@ -44,7 +44,7 @@ class CompilationNotice(event.Listener):  # type: ignore[misc]
             return
         self.began = time.perf_counter()
         if self._console.is_terminal:
-            self._status = self._console.status(COMPILING[self._cached])
+            self._status = self._console.status(COMPILING[self._cached], spinner="line")
             self._status.start()
         else:
             self._console.print(COMPILING[self._cached], soft_wrap=True)

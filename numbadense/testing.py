@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["assert_forward_close", "error_bound"]
 
 
-def _gamma(count: int, dtype: np.dtype[Any]) -> np.longdouble:
+def _gamma(count: int, dtype: np.dtype[Any]) -> Any:
     """Return ``gamma_n = n u / (1 - n u)`` with the unit roundoff u of `dtype`."""
     nu = np.longdouble(count) * np.finfo(dtype).eps / 2
     return nu / (1 - nu)
@@ -31,7 +31,8 @@ def _exactly(activation: activations.Activation, z: NDArray[Any]) -> NDArray[Any
             for row in rows:
                 activation.function(row)
             return rows
-        return np.array([activation.function(value) for value in z.astype(np.float64).flat]).reshape(z.shape)
+        values = [activation.function(value) for value in z.astype(np.float64).flat]
+        return np.array(values, np.float64).reshape(z.shape)
 
 
 def error_bound(x: ArrayLike, layers: Sequence[Dense], dtype: Any) -> NDArray[Any]:
@@ -52,9 +53,9 @@ def error_bound(x: ArrayLike, layers: Sequence[Dense], dtype: Any) -> NDArray[An
 
     Notes
     -----
-    A sum of k products and a bias, in any order, is within ``gamma(k + 1) (|x| @ |w| + |b|)`` of the exact one [1]_, and
-    each product that underflows adds the least subnormal number.  Errors of the layer before arrive through ``|w|``,
-    go through the activation times its Lipschitz constant (for one that has none, by the activation's own growth over
+    A sum of k products and a bias, in any order, is within ``gamma(k + 1) (|x| @ |w| + |b|)`` of the exact one [1]_,
+    and each product that underflows adds the least subnormal number.  Errors of the layer before arrive through
+    ``|w|``, go through the activation times its Lipschitz constant (for one that has none, by the activation's own growth over
     the interval), and the activation adds the units in the last place that it is held to.
 
     References
@@ -64,7 +65,7 @@ def error_bound(x: ArrayLike, layers: Sequence[Dense], dtype: Any) -> NDArray[An
     dtype = np.dtype(dtype)
     info = np.finfo(dtype)
     a = np.asarray(x).astype(np.longdouble)
-    error = np.zeros_like(a)
+    error: NDArray[Any] = np.zeros_like(a)
     for layer in layers:
         w = layer.w.astype(np.longdouble)
         b = np.zeros(w.shape[1]) if layer.b is None else layer.b.astype(np.longdouble)

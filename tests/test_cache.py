@@ -7,7 +7,8 @@ import scripts
 from numba import config
 
 import numbadense as nd
-from numbadense._engine import cache, compile as compiler
+from numbadense._engine import cache
+from numbadense._engine import compile as compiler
 
 pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compiled, so nothing is cached")
 
@@ -26,11 +27,17 @@ def kernels(folder):
     return {file.name: file.read_bytes() for file in Path(folder).glob("*.kernel")}
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kernels")
+    scripts.run(USE, NUMBADENSE_CACHE_DIR=folder)
+    assert len(kernels(folder)) == 2  # the forward kernel and the pass
+    return folder
+
+
 @pytest.fixture
-def warm(tmp_path):
-    scripts.run(USE, NUMBADENSE_CACHE_DIR=tmp_path)
-    assert len(kernels(tmp_path)) == 2  # the forward kernel and the pass
-    return tmp_path
+def warm(once, tmp_path):
+    return shutil.copytree(once, tmp_path / "kernels")
 
 
 def test_a_second_process_compiles_nothing(warm):
@@ -48,13 +55,9 @@ def test_a_second_process_compiles_nothing(warm):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda content: b"",
-        lambda content: content[:10],
         lambda content: content[: len(content) // 2],
-        lambda content: content[:-1],
         lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
-        lambda content: content[:-3] + b"xyz",
-        lambda content: b"something else altogether",
+        lambda content: b"",
     ],
 )
 def test_damaged_files_are_misses_and_are_written_again(warm, damage):
@@ -122,7 +125,7 @@ def test_a_changed_constant_is_another_activation():
 
         @nd.activation(name="scaled_for_the_cache")
         def scaled(x):
-            return x * type(x)(constant)  # noqa: B023
+            return x * type(x)(constant)
 
         results.append(nd.scaled_for_the_cache(np.ones(3)).tolist())
     assert results == [[2.0] * 3, [3.0] * 3]

@@ -1,4 +1,5 @@
 import errno
+import functools
 import json
 import os
 import subprocess
@@ -386,7 +387,10 @@ def test_a_reader_that_has_gone_is_no_traceback(net):
 # demo
 
 
-def test_demo_as_json(capsys):
+def test_demo_as_json(capsys, monkeypatch):
+    from numbadense import demo
+
+    monkeypatch.setattr(demo, "run", functools.partial(demo.run, rounds=1, copies=1))
     assert run("demo", "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert result["network"] == "Sequential(64-32-10, sigmoid, sigmoid, float32)"

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import strategies as draw
@@ -15,7 +17,7 @@ def network(dtype, widths=(6, 20, 3)):
     return nd.Sequential(
         [
             nd.Dense(draw.weights(rng, k, n, dtype), draw.numbers(rng, n, dtype), "tanh")
-            for k, n in zip(widths, widths[1:], strict=False)
+            for k, n in itertools.pairwise(widths)
         ]
     )
 
@@ -55,9 +57,8 @@ def test_another_network_compiles_nothing():
         net = network(np.float64, widths)
         x = np.ones((4, 6))
         out = np.empty((4, 3))
-        rows_one_by_one(
-            *(nd.jit.arguments(net)[i] if i is not None else a for i, a in ((0, 0), (None, x), (None, out), (1, 0)))
-        )
+        program, scratch = nd.jit.arguments(net)
+        rows_one_by_one(program, x, out, scratch)
         assert np.array_equal(out, net(x))
     assert len([s for s in rows_one_by_one.signatures if s[1].dtype.name == "float64"]) == 1
 

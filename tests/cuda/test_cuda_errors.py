@@ -112,7 +112,7 @@ def test_the_public_names_are_there_and_others_are_not():
     assert nd.cuda.sigmoid is nd.cuda.sigmoid
     assert nd.cuda.softmax.activation is nd.softmax.activation
     assert nd.cuda.sigmoid.__doc__.startswith("Logistic function.")
-    with pytest.raises(AttributeError, match="module 'numbadense.cuda' has no attribute 'sigmoyd'"):
+    with pytest.raises(AttributeError, match=r"module 'numbadense\.cuda' has no attribute 'sigmoyd'"):
         nd.cuda.sigmoyd  # noqa: B018 - the access is the test
 
 

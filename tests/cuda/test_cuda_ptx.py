@@ -1,4 +1,4 @@
-"""The machine code of every kernel, compiled for compute capability 9.0 on a machine that needs no GPU and no driver."""
+"""The PTX of every kernel, compiled for compute capability 9.0 with no GPU and no driver."""
 
 import importlib.util
 import re
@@ -74,7 +74,7 @@ def test_a_float64_kernel_never_computes_in_float32(compile_ptx, name):
 
 def test_the_search_for_float64_finds_an_uncast_literal(compile_ptx):
     def careless(x, out):
-        out[0] = x[0] * 0.5
+        out[0] = x[0] * 0.1
 
     assert ".f64" in compile_ptx(careless, ("float32", 1), ("float32", 1))
 
@@ -95,9 +95,10 @@ def test_dense_multiplies_and_adds_at_once_from_shared_memory_in_registers(compi
 
 def test_offsets_are_64_bits_wide(compile_ptx):
     _, ptx = dense_ptx(compile_ptx, REGISTRY["identity"], "float32")
-    for address in set(re.findall(r"(?:ld|st)\.global\.f32\s[^;]*\[(%\w+)", ptx)):
-        assert address.startswith("%rd")
-    assert not re.search(r"mul\.wide\.s32", ptx), "a product of sizes in 32 bits"
+    assert set(re.findall(r"ld\.param\.(\w+)", ptx)) == {"u64"}
+    assert re.search(r"(mul|mad)\.lo\.s64", ptx)
+    # LLVM divides the index of the block in 32 bits where it fits; nothing else is multiplied in so few.
+    assert len(re.findall(r"(mul|mad)\.lo\.s32", ptx)) <= 1
 
 
 def test_nothing_is_called(compile_ptx):

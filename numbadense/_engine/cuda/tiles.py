@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class DenseTile:
     """The shape of the dense kernel's work.
 
-    A block is ``threads[0] x threads[1]`` threads (down, across), each of which keeps ``outputs[0] x outputs[1]`` of the
+    A block is ``threads[0] x threads[1]`` threads, down and across.  Each keeps ``outputs[0] x outputs[1]`` of the
     block's outputs in registers; `depth` features at a time pass through shared memory.
     """
 
@@ -38,8 +38,8 @@ class Target:
     blocks: int
 
 
-# The simulator runs each CUDA thread as a Python thread: its blocks are tiny, so that small arrays span several of them,
-# and lopsided, so that a row taken for a column shows.  A device is found by its compute capability, newest first.
+# The simulator runs each CUDA thread as a Python thread.  Its blocks are tiny, so that small arrays span several,
+# and lopsided, so that a row taken for a column shows.  Other keys are the least compute capability of their row.
 TABLE = {
     "simulator": Target({4: DenseTile((2, 4), (3, 2), 3), 8: DenseTile((4, 2), (1, 3), 4)}, 4, 3),
     (5, 0): Target({4: DenseTile((16, 16), (4, 4), 16), 8: DenseTile((16, 16), (4, 4), 8)}, 256, 4096),
