@@ -123,7 +123,7 @@ class Way(NamedTuple):
     call: Callable[[], Any]
 
 
-def sigmoid(z: Any) -> Any:
+def sigmoid(z: Array) -> Array:
     """Logistic function, as the lesson writes it."""
     return 1 / (1 + np.exp(-z))
 
@@ -205,7 +205,7 @@ def _cuda_ways(network: Sequential, x: Array, copies: int) -> tuple[list[Way], l
 
     return [
         Way("numbadense, CUDA", len(batch), lambda: on_device(batch)),
-        Way("  without the copies", len(batch), stay),
+        Way("CUDA, data on device", len(batch), stay),
     ], []
 
 

@@ -55,8 +55,8 @@ def error_bound(x: ArrayLike, layers: Sequence[Dense], dtype: Any) -> NDArray[An
     -----
     A sum of k products and a bias, in any order, is within ``gamma(k + 1) (|x| @ |w| + |b|)`` of the exact one [1]_,
     and each product that underflows adds the least subnormal number.  Errors of the layer before arrive through
-    ``|w|``, go through the activation times its Lipschitz constant (for one that has none, by the activation's own growth over
-    the interval), and the activation adds the units in the last place that it is held to.
+    ``|w|``, and go through the activation times its Lipschitz constant, or for one that has none by its own growth
+    over the interval.  The activation adds the units in the last place that it is held to.
 
     References
     ----------
