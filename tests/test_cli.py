@@ -358,6 +358,7 @@ def test_info_refuses_another_format(folder, capsys):
     fails(capsys, "net.pkl has the suffix '.pkl' but networks are kept as .safetensors; convert it.", "info", "net.pkl")
 
 
+@pytest.mark.filterwarnings("default")
 def test_a_warning_is_one_line_and_no_failure(folder, capsys):
     with pytest.warns(nd.NonFiniteWarning):
         network = nd.Sequential([nd.Dense([[np.nan]])])

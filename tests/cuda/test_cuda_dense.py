@@ -56,8 +56,8 @@ def test_the_lesson(gpu):
 def test_leading_axes_a_single_row_and_no_bias(gpu, rng):
     w = rng.normal(size=(3, 2))
     x = rng.normal(size=(2, 2, 3))
-    np.testing.assert_allclose(nd.cuda.dense(x, w), x @ w, rtol=1e-12)
-    np.testing.assert_allclose(nd.cuda.dense(x[0, 0], w), x[0, 0] @ w, rtol=1e-12)
+    np.testing.assert_allclose(nd.cuda.dense(x, w), x @ w, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(nd.cuda.dense(x[0, 0], w), x[0, 0] @ w, rtol=1e-12, atol=1e-12)
     assert nd.cuda.dense(np.zeros((0, 3)), w).shape == (0, 2)
     assert nd.cuda.dense(x, np.zeros((3, 0))).shape == (2, 2, 0)
 
@@ -65,8 +65,10 @@ def test_leading_axes_a_single_row_and_no_bias(gpu, rng):
 def test_operands_of_any_layout_are_read_right(gpu, rng):
     x, w, b = rng.normal(size=(8, 6))[::-2, ::2], rng.normal(size=(4, 3)).T, rng.normal(size=8)[::2]
     expected = x @ w + b
-    np.testing.assert_allclose(nd.cuda.dense(x, w, b), expected, rtol=1e-12)
-    np.testing.assert_allclose(nd.cuda.dense(x.astype(">f8"), np.asfortranarray(w), b[None]), expected, rtol=1e-12)
+    np.testing.assert_allclose(nd.cuda.dense(x, w, b), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        nd.cuda.dense(x.astype(">f8"), np.asfortranarray(w), b[None]), expected, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_device_operands_of_any_layout_are_read_right(gpu, foreign, rng):
@@ -74,9 +76,9 @@ def test_device_operands_of_any_layout_are_read_right(gpu, foreign, rng):
     dx, dw, db = (gpu.to_device(array) for array in (x, w, b))
     y = nd.cuda.dense(dx[::2, ::2], dw[:, ::2], db[::2])
     assert type(y) is type(dx)
-    np.testing.assert_allclose(y.copy_to_host(), x[::2, ::2] @ w[:, ::2] + b[::2], rtol=1e-12)
+    np.testing.assert_allclose(y.copy_to_host(), x[::2, ::2] @ w[:, ::2] + b[::2], rtol=1e-12, atol=1e-12)
     y = nd.cuda.dense(foreign(x[:, :3]), foreign(w), foreign(b[None]))
-    np.testing.assert_allclose(y.copy_to_host(), x[:, :3] @ w + b, rtol=1e-12)
+    np.testing.assert_allclose(y.copy_to_host(), x[:, :3] @ w + b, rtol=1e-12, atol=1e-12)
 
 
 def test_the_result_is_of_the_kind_of_x_wherever_the_weights_are(gpu, rng):
@@ -96,17 +98,17 @@ def test_dtypes_promote_as_on_the_cpu(gpu, rng):
 
 
 def test_out_may_overlap_the_operands_on_either_side(gpu, rng):
-    w, b = rng.normal(size=(3, 3)), rng.normal(size=3)
-    x = rng.normal(size=(5, 3))
+    w, b = rng.normal(size=(8, 8)), rng.normal(size=8)
+    x = rng.normal(size=(9, 8))
     expected = x @ w + b
     on_device = gpu.to_device(x)
     assert nd.cuda.dense(on_device, w, b, out=on_device) is on_device
-    np.testing.assert_allclose(on_device.copy_to_host(), expected, rtol=1e-12)
+    np.testing.assert_allclose(on_device.copy_to_host(), expected, rtol=1e-12, atol=1e-12)
     weights = gpu.to_device(w)
-    nd.cuda.dense(x[:3], weights, b, out=weights)
-    np.testing.assert_allclose(weights.copy_to_host(), expected[:3], rtol=1e-12)
+    nd.cuda.dense(x[:8], weights, b, out=weights)
+    np.testing.assert_allclose(weights.copy_to_host(), expected[:8], rtol=1e-12, atol=1e-12)
     assert nd.cuda.dense(x, w, b, out=x) is x
-    np.testing.assert_allclose(x, expected, rtol=1e-12)
+    np.testing.assert_allclose(x, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_out_may_be_strided_or_of_another_float(gpu, rng):

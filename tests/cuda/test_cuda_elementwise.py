@@ -31,7 +31,7 @@ def test_limits_tails_zeros_and_nan_are_right(gpu, name, dtype):
     with np.errstate(over="ignore"):
         x = np.array(SPECIAL).astype(dtype)
     y = getattr(nd.cuda, name)(x)
-    assert (y[0], y[-2]) == REGISTRY[name].limits
+    np.testing.assert_array_equal(y[[0, -2]], np.array(REGISTRY[name].limits, dtype))
     assert np.isnan(y[-1]) and not np.isnan(y[:-1]).any()
     device_oracle.assert_close(name, y[1:-2], x[1:-2])
 

@@ -50,8 +50,8 @@ def test_leading_axes_a_single_row_and_no_rows(gpu, rng):
     on_device = net.to("cuda")
     x = rng.normal(size=(2, 2, 3))
     expected = device_oracle.forward(x.reshape(4, 3), net.layers).reshape(2, 2, 2)
-    np.testing.assert_allclose(on_device(x), expected, rtol=1e-12)
-    np.testing.assert_allclose(on_device(x[0, 0]), expected[0, 0], rtol=1e-12)
+    np.testing.assert_allclose(on_device(x), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(on_device(x[0, 0]), expected[0, 0], rtol=1e-12, atol=1e-12)
     assert on_device(np.zeros((0, 3))).shape == (0, 2)
 
 
@@ -62,10 +62,10 @@ def test_out_is_filled_on_either_side_and_may_be_x(gpu, rng):
     expected = device_oracle.forward(x, net.layers)
     out = np.empty((4, 3))
     assert on_device(x, out) is out
-    np.testing.assert_allclose(out, expected, rtol=1e-12)
+    np.testing.assert_allclose(out, expected, rtol=1e-12, atol=1e-12)
     y = gpu.to_device(x)
     assert on_device(y, out=y) is y
-    np.testing.assert_allclose(y.copy_to_host(), expected, rtol=1e-12)
+    np.testing.assert_allclose(y.copy_to_host(), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_layer_without_bias_and_a_layer_of_no_width(gpu):
