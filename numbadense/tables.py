@@ -6,7 +6,7 @@ import contextlib
 import os
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +100,9 @@ def _write_npy(path: Path, network: Sequential, x: NDArray[Any], console: Consol
 
 def _write_csv(path: Path, network: Sequential, x: NDArray[Any], console: Console) -> None:
     rows, digits = batch_size(network), DIGITS[network.dtype.name]
-    starts = range(0, len(x), rows)
+    starts: Iterable[int] = range(0, len(x), rows)
+    if console.is_terminal:
+        starts = track(starts, "predict", console=console, transient=True)
     with path.open("w", encoding="ascii", newline="\n") as stream:
-        for begin in track(starts, "predict", console=console, transient=True, disable=not console.is_terminal):
+        for begin in starts:
             np.savetxt(stream, network(x[begin : begin + rows]), digits, delimiter=",")

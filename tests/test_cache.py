@@ -10,7 +10,7 @@ import numbadense as nd
 from numbadense._engine import cache
 from numbadense._engine import compile as compiler
 
-pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compiled, so nothing is cached")
+compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compiled, so nothing is cached")
 
 USE = """
     import numpy as np, sys
@@ -40,6 +40,7 @@ def warm(once, tmp_path):
     return shutil.copytree(once, tmp_path / "kernels")
 
 
+@compiled
 def test_a_second_process_compiles_nothing(warm):
     before = kernels(warm)
     code = """
@@ -52,6 +53,7 @@ def test_a_second_process_compiles_nothing(warm):
     assert kernels(warm) == before
 
 
+@compiled
 @pytest.mark.parametrize(
     "damage",
     [
@@ -71,6 +73,7 @@ def test_damaged_files_are_misses_and_are_written_again(warm, damage):
         assert cache.hashlib.blake2b(payload, digest_size=cache.DIGEST).digest() == checksum, name
 
 
+@compiled
 def test_a_folder_in_a_files_place_is_a_miss(warm):
     for name in kernels(warm):
         (warm / name).unlink()
@@ -78,16 +81,19 @@ def test_a_folder_in_a_files_place_is_a_miss(warm):
     scripts.run(USE, NUMBADENSE_CACHE_DIR=warm)
 
 
+@compiled
 def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path):
     (tmp_path / "file").write_text("in the way")
     scripts.run(USE, NUMBADENSE_CACHE_DIR=tmp_path / "file" / "cache")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
+@compiled
 def test_nothing_half_written_stays(warm):
     assert {file.suffix for file in warm.iterdir()} == {".kernel"}
 
 
+@compiled
 def test_an_edit_in_any_file_is_noticed(tmp_path):
     package = tmp_path / "numbadense"
     shutil.copytree(Path(nd.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -102,6 +108,7 @@ def test_an_edit_in_any_file_is_noticed(tmp_path):
     assert after[0] == "4" and after[1] != first[1]
 
 
+@compiled
 def test_bounds_checking_has_kernels_of_its_own(tmp_path):
     stamps = {scripts.run(USE, NUMBADENSE_CACHE_DIR=tmp_path, NUMBA_BOUNDSCHECK=flag).stdout for flag in (0, 1)}
     assert len(stamps) == 2
@@ -149,3 +156,25 @@ def test_the_fingerprint_knows_what_it_cannot_know():
     assert compiler.fingerprint(simple) is not None
     assert compiler.fingerprint(calls_another) is None
     assert compiler.fingerprint(nested) is None
+
+
+def test_info_says_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBADENSE_CACHE_DIR", str(tmp_path / "new"))
+    assert cache.info() == {"path": str(tmp_path / "new"), "writable": True, "files": 0, "bytes": 0}
+    (tmp_path / "new" / "one.kernel").write_bytes(b"12345")
+    assert cache.info() == {"path": str(tmp_path / "new"), "writable": True, "files": 1, "bytes": 5}
+    monkeypatch.setenv("NUMBADENSE_CACHE_DIR", str(tmp_path / "new" / "one.kernel" / "below"))
+    assert not cache.info()["writable"]
+
+
+def test_the_fingerprint_sees_closures_modules_and_constants():
+    import math
+
+    def make(slope):
+        def leaky(x):
+            return x * type(x)(slope) if x < type(x)(0) else type(x)(math.pi)
+
+        return leaky
+
+    assert compiler.fingerprint(make(0.1)) == compiler.fingerprint(make(0.1)) != compiler.fingerprint(make(0.2))
+    assert compiler.fingerprint(make(np.zeros(3))) is None

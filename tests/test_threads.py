@@ -5,8 +5,10 @@ from numba import config
 
 from numbadense._engine import threads
 
-pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="there are no parallel kernels without the JIT")
-needs_two = pytest.mark.skipif(config.NUMBA_NUM_THREADS < 2, reason="numba has one thread")
+compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="there are no parallel kernels without the JIT")
+needs_two = pytest.mark.skipif(
+    config.DISABLE_JIT or config.NUMBA_NUM_THREADS < 2, reason="there is one thread, or there are no parallel kernels"
+)
 
 SETUP = """
     import os, sys, threading
@@ -62,6 +64,7 @@ def test_a_forked_child_computes_serially():
     scripts.run(script(code), NUMBA_NUM_THREADS=2, NUMBADENSE_THREADS=2)
 
 
+@compiled
 def test_a_child_forked_before_any_parallel_kernel_may_have_its_own_pool():
     code = """
         child = os.fork()
@@ -72,6 +75,7 @@ def test_a_child_forked_before_any_parallel_kernel_may_have_its_own_pool():
     scripts.run(script(code), NUMBA_NUM_THREADS=2, NUMBADENSE_THREADS=2)
 
 
+@compiled
 def test_small_work_starts_no_pool():
     code = """
         import numba, numpy as np
@@ -89,6 +93,7 @@ def test_small_work_starts_no_pool():
     assert scripts.run(code).stdout.strip() == "none"
 
 
+@compiled
 def test_limits(monkeypatch):
     monkeypatch.delenv("NUMBADENSE_THREADS", raising=False)
     most = threads.limit()
@@ -98,6 +103,7 @@ def test_limits(monkeypatch):
     assert threads.limit() == 1 and threads.limit(2) == 1
 
 
+@compiled
 def test_numbas_own_setting_is_respected():
     code = """
         net(x)
@@ -107,7 +113,54 @@ def test_numbas_own_setting_is_respected():
     scripts.run(script(code), NUMBA_NUM_THREADS=2, NUMBADENSE_THREADS=2)
 
 
+@compiled
 def test_the_layer_has_a_name():
     assert threads.layer() in ("omp", "tbb", "workqueue")
     assert threads.expected_layer() == threads.layer()
     assert np.isfinite(threads.limit())
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_launch_lets_one_thread_into_the_workqueue(layer, monkeypatch):
+    monkeypatch.setattr(threads, "_layer", layer)
+    monkeypatch.setattr(threads, "_forked", False)
+    ran = []
+
+    def outer(name):
+        ran.append(name)
+        ran.append(threads.launch(ran.append, "inner"))
+
+    assert threads.launch(outer, "outer")
+    assert ran == (["outer", "inner", True] if layer == "omp" else ["outer", False])
+    assert threads.launch(ran.append, "again")  # the gate is open again
+    assert threads.expected_layer() == layer
+
+
+def test_launch_does_nothing_in_a_forked_child(monkeypatch):
+    monkeypatch.setattr(threads, "_forked", True)
+    assert not threads.launch(pytest.fail, "a parallel kernel ran after a fork")
+    assert threads.limit() == threads.limit(7) == 1
+
+
+def test_the_first_launch_learns_the_layer(monkeypatch):
+    monkeypatch.setattr(threads, "_layer", None)
+    monkeypatch.setattr(threads, "_forked", False)
+    monkeypatch.setattr("numba.threading_layer", lambda: "tbb")
+    monkeypatch.setattr(config, "THREADING_LAYER", "workqueue")
+    assert threads.expected_layer() == "workqueue"
+    assert threads.launch(list)
+    assert threads.expected_layer() == "tbb"
+
+
+def test_a_fork_is_serial_only_once_a_pool_has_started(monkeypatch):
+    def none():
+        raise ValueError("Threading layer is not initialized.")
+
+    monkeypatch.setattr(threads, "_forked", False)
+    monkeypatch.setattr(threads, "_gate", threads._gate)
+    monkeypatch.setattr("numba.threading_layer", none)
+    threads._after_fork()
+    assert not threads._forked
+    monkeypatch.setattr("numba.threading_layer", lambda: "omp")
+    threads._after_fork()
+    assert threads._forked

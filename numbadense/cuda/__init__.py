@@ -128,6 +128,7 @@ def device_function(activation: Any) -> Callable[..., Any]:
 
     Examples
     --------
+    >>> import numbadense as nd
     >>> from numba import cuda  # doctest: +SKIP
     >>> sigmoid = nd.cuda.device_function("sigmoid")  # doctest: +SKIP
     >>> @cuda.jit  # doctest: +SKIP

@@ -13,16 +13,16 @@ from numbadense._engine.cuda import device
 @pytest.fixture(scope="session")
 def gpu():
     """numba's CUDA module, on a device or simulated: the one that was asked for, or no test passes."""
+    asked = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+    if "simulator" in NEEDED and not asked:
+        absent("simulator", "NUMBA_ENABLE_CUDASIM is not set")
     if (reason := device.why_not()) is not None:
         absent("cuda", reason)
     from numba import config, cuda
 
-    asked = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
     assert bool(config.ENABLE_CUDASIM) is asked is device.simulated()
     assert nd.cuda.is_available()
     assert (type(cuda.jit(lambda: None)).__name__ == "FakeCUDAKernel") is asked
-    if "simulator" in NEEDED and not asked:
-        absent("simulator", "NUMBA_ENABLE_CUDASIM is not set")
     return cuda
 
 
