@@ -1,17 +1,22 @@
 import errno
 import functools
+import io
 import json
 import os
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numba
 import numpy as np
 import pytest
+from rich.console import Console
 
 import numbadense as nd
-from numbadense import cli, tables
-from numbadense._engine import cache
+from numbadense import cli, progress, tables
+from numbadense._engine import cache, threads
+from numbadense._engine.cuda import device
 
 NEEDS_COMPILER = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled")
 
@@ -473,13 +478,11 @@ def test_doctor_prints_every_topic(capsys, monkeypatch):
     assert ["NUMBADENSE_THREADS", "1"] in [line.split() for line in lines]
 
 
-@NEEDS_COMPILER
 def test_doctor_says_what_is_wrong_with_the_threading_layer(monkeypatch, capsys):
-    from numbadense._engine import threads
-
     def missing():
         raise ValueError("No threading layer could be loaded.\nHINT:\nInstall one.")
 
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 0)
     monkeypatch.setattr(threads, "layer", missing)
     assert run("doctor", "--json") == 0
     facts = json.loads(capsys.readouterr().out)["threads"]
@@ -487,7 +490,69 @@ def test_doctor_says_what_is_wrong_with_the_threading_layer(monkeypatch, capsys)
     assert facts["problem"] == "No threading layer could be loaded. HINT: Install one."
 
 
+def test_doctor_describes_the_device_that_there_is(monkeypatch, capsys):
+    context = SimpleNamespace(get_memory_info=lambda: SimpleNamespace(total=2**30))
+    gpu = SimpleNamespace(name=b"A GPU", compute_capability=(9, 0))
+    monkeypatch.setattr(
+        *(numba, "cuda", SimpleNamespace(get_current_device=lambda: gpu, current_context=lambda: context)),
+        raising=False,
+    )
+    monkeypatch.setattr(device, "why_not", lambda: None)
+    monkeypatch.setattr(device, "simulated", lambda: False)
+    assert run("doctor", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["cuda"] == {
+        "usable": True,
+        "reason": None,
+        "simulator": False,
+        "device": "A GPU",
+        "compute_capability": "9.0",
+        "memory_bytes": 2**30,
+    }
+
+
 # The notice
+
+
+def said_by_the_notice(compilations, *, terminal=False, cached=True):
+    """Return what a notice prints around a number of compiler passes."""
+    stream = io.StringIO()
+    notice = progress.CompilationNotice(Console(file=stream, force_terminal=terminal, width=200), cached)
+    for _ in range(compilations):
+        notice.on_start(None)
+        notice.update("half way")
+        notice.on_end(None)
+    notice.close()
+    return stream.getvalue()
+
+
+def test_the_notice_says_nothing_where_nothing_compiles():
+    assert said_by_the_notice(0) == said_by_the_notice(0, terminal=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("cached", "expected"),
+    [
+        (True, "compiling kernels (first use; cached afterwards) ..."),
+        (False, "compiling kernels (in every process; not cached) ..."),
+    ],
+)
+def test_the_notice_is_one_line_for_many_compilations_and_one_at_the_end(cached, expected):
+    first, last = said_by_the_notice(3, cached=cached).splitlines()
+    assert first == expected
+    assert re.fullmatch(r"compiled in \d+\.\d s", last)
+
+
+def test_the_notice_spins_on_a_terminal():
+    said = said_by_the_notice(2, terminal=True)
+    assert "compiling kernels (first use; cached afterwards) ..." in said
+    assert "compiled in " in said
+
+
+def test_the_notice_says_that_the_cache_cannot_be_written(monkeypatch):
+    monkeypatch.setattr(cache, "info", lambda: {"writable": False, "path": "/nowhere"})
+    ending = " s, but not kept: /nowhere cannot be written; set NUMBADENSE_CACHE_DIR to a folder that can"
+    assert said_by_the_notice(1).splitlines()[1].endswith(ending)
+    assert not said_by_the_notice(1, cached=False).splitlines()[1].endswith(ending)
 
 
 @NEEDS_COMPILER

@@ -1,13 +1,16 @@
 import contextlib
 import io
+from types import SimpleNamespace
 
 import naive
+import numba
 import numpy as np
 import pytest
 from rich.console import Console
 
 from numbadense import activations, demo, report
 from numbadense._engine import threads
+from numbadense._engine.cuda import device
 
 U = 2.0**-24  # unit roundoff of float32
 
@@ -108,9 +111,42 @@ def test_first_use_is_inside_the_context_and_timing_is_outside(monkeypatch):
     assert events == [("enter", True), "leave", ("enter", False), "leave", "times"]
 
 
-def test_the_simulator_is_no_rung(monkeypatch):
-    from numbadense._engine.cuda import device
+def test_a_device_adds_two_rungs(monkeypatch):
+    class OnDevice:
+        def __init__(self, array):
+            self.copy_to_host = lambda: array
 
+    def on_device(x):
+        return OnDevice(climb(x.copy_to_host())) if isinstance(x, OnDevice) else climb(x)
+
+    def climb(x):
+        return demo._by_loops(x, [(layer.w, layer.b) for layer in network.layers])
+
+    network = demo.load(demo.DATA / "digits.safetensors")
+    x = np.eye(2, 64, dtype=np.float32)
+    fake = SimpleNamespace(to_device=OnDevice, synchronize=lambda: synchronized.append(True))
+    synchronized = []
+    monkeypatch.setattr(numba, "cuda", fake, raising=False)
+    monkeypatch.setattr(device, "why_not", lambda: None)
+    monkeypatch.setattr(device, "simulated", lambda: False)
+    monkeypatch.setattr(type(network), "to", lambda self, where: on_device)
+    ways, notes = demo._cuda_ways(network, x, 3)
+    assert notes == []
+    assert [(way.name, way.rows) for way in ways] == [("numbadense, CUDA", 6), ("CUDA, data on device", 6)]
+    for way in ways:
+        np.testing.assert_array_equal(demo._on_host(way.call()), np.tile(climb(x), (3, 1)))
+    assert synchronized == [True]
+
+
+def test_a_plan_without_threads_is_a_note(monkeypatch):
+    monkeypatch.setenv("NUMBADENSE_THREADS", "1")
+    network = demo.load(demo.DATA / "digits.safetensors")
+    ways, notes = demo._ways(network, np.zeros((1, 64), np.float32), 1)
+    assert len(ways) == 3
+    assert notes == ["There is no parallel rung: one thread allowed."]
+
+
+def test_the_simulator_is_no_rung(monkeypatch):
     monkeypatch.setattr(device, "simulated", lambda: True)
     assert demo._cuda_ways(None, None, 1) == ([], ["There is no CUDA rung: the simulator is no device."])
 

@@ -9,8 +9,6 @@ import numbadense as nd
 from numbadense import activations
 from numbadense.jit import forward
 
-pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="it is about compiled callers")
-
 
 def network(dtype, widths=(6, 20, 3)):
     rng = np.random.default_rng(0)
@@ -52,6 +50,7 @@ def test_a_network_inside_njit_gives_the_bits_of_a_call(dtype):
     assert np.array_equal(out, expected)
 
 
+@pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compiled at all")
 def test_another_network_compiles_nothing():
     for widths in ((6, 20, 3), (6, 3), (6, 70, 40, 30, 3)):
         net = network(np.float64, widths)

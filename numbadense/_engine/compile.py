@@ -118,6 +118,8 @@ def words() -> dict:
 @_once
 def scalar(activation):
     """Return the activation as an njit function: ``f(x)``, or ``f(row)`` in place for a row-wise one."""
+    if numba.config.DISABLE_JIT:
+        return activation.function
     flags = ROWWISE if activation.rowwise else ELEMENTWISE
     # Left to itself LLVM does not inline the longer ones, and a loop around a call is not vectorised.
     return numba.njit(fastmath=set(flags), forceinline=True, **FLAGS)(scalar_math.bind(activation.function, words()))
@@ -174,7 +176,7 @@ def fingerprint(function) -> str | None:
             known.append((name, repr(value)))
         elif value is getattr(scalar_math, name, None) or value is getattr(builtins, name, None):
             known.append((name, "word"))
-        elif value in (math, np):
+        elif value is math or value is np:
             known.append((name, value.__name__))
         else:
             return None
