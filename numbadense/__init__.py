@@ -45,7 +45,7 @@ _WHERE = {
     "softsign": "functional",
     "tanh": "functional",
 }
-_MODULES = ("activations", "cuda", "errors", "functional", "io", "jit", "model", "scalar_math", "testing")
+_MODULES = ("activations", "cli", "cuda", "errors", "functional", "io", "jit", "model", "scalar_math", "testing")
 
 __all__ = [
     "ActivationError",

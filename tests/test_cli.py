@@ -234,11 +234,8 @@ def test_predict_refuses_a_broken_table_in_one_line(net, name, content, expected
 
 
 def test_predict_counts_the_lines_that_it_skipped(net, x, capsys):
-    fails(
-        capsys,
-        "x.csv has no rows after the 70 skipped.",
-        *("predict", "net.safetensors", "x.csv", "--skip-rows", "70", "-o", "y.npy"),
-    )
+    arguments = ("predict", "net.safetensors", "x.csv", "--skip-rows", "70", "-o", "y.npy")
+    fails(capsys, "x.csv has no rows after the 70 skipped.", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -403,9 +400,8 @@ def test_demo_as_json(capsys, monkeypatch):
     assert result["images"] == 450
     assert len(result["digits"]) == 6
     for rung in result["rungs"]:
-        assert rung.keys() == {
-            *("name", "rows", "seconds", "seconds_per_image", "speedup", "max_abs_difference", "accuracy"),
-        }
+        names = "name rows seconds seconds_per_image speedup max_abs_difference accuracy"
+        assert rung.keys() == set(names.split())
         assert rung["accuracy"] == result["rungs"][0]["accuracy"] >= 0.95
         assert rung["max_abs_difference"] < 1e-5
 
@@ -493,10 +489,8 @@ def test_doctor_says_what_is_wrong_with_the_threading_layer(monkeypatch, capsys)
 def test_doctor_describes_the_device_that_there_is(monkeypatch, capsys):
     context = SimpleNamespace(get_memory_info=lambda: SimpleNamespace(total=2**30))
     gpu = SimpleNamespace(name=b"A GPU", compute_capability=(9, 0))
-    monkeypatch.setattr(
-        *(numba, "cuda", SimpleNamespace(get_current_device=lambda: gpu, current_context=lambda: context)),
-        raising=False,
-    )
+    cuda = SimpleNamespace(get_current_device=lambda: gpu, current_context=lambda: context)
+    monkeypatch.setattr(numba, "cuda", cuda, raising=False)
     monkeypatch.setattr(device, "why_not", lambda: None)
     monkeypatch.setattr(device, "simulated", lambda: False)
     assert run("doctor", "--json") == 0
@@ -544,7 +538,7 @@ def test_the_notice_is_one_line_for_many_compilations_and_one_at_the_end(cached,
 
 def test_the_notice_spins_on_a_terminal():
     said = said_by_the_notice(2, terminal=True)
-    assert "compiling kernels (first use; cached afterwards) ..." in said
+    assert "half way" in said
     assert "compiled in " in said
 
 

@@ -26,6 +26,8 @@ MAGIC = b"numbadense kernel 1\n"
 DIGEST = 16
 SUFFIX = ".kernel"
 
+misses = 0  # kernels that this process has looked for and not found
+
 
 def folder() -> Path:
     """Return where kernels are kept: ``NUMBADENSE_CACHE_DIR``, ``NUMBA_CACHE_DIR`` or the user's cache folder."""
@@ -83,7 +85,6 @@ class KernelCache(_Cache):
 
     def __init__(self, key: tuple):
         self._key = key
-        self.hits = 0
 
     @property
     def cache_path(self) -> str:
@@ -111,11 +112,12 @@ class KernelCache(_Cache):
             content = self._file(sig, target_context.codegen()).read_bytes()
             checksum, payload = content[len(MAGIC) :][:DIGEST], content[len(MAGIC) + DIGEST :]
             if not content.startswith(MAGIC) or hashlib.blake2b(payload, digest_size=DIGEST).digest() != checksum:
-                return None
+                raise ValueError("not a kernel, or not a whole one")
             result = CompileResult._rebuild(target_context, *pickle.loads(payload))
         except Exception:  # anything at all that is wrong with a cached file is a miss
+            global misses
+            misses += 1
             return None
-        self.hits += 1
         return result
 
     def save_overload(self, sig, data) -> None:

@@ -188,8 +188,8 @@ def fingerprint(function) -> str | None:
 def warm(progress=None) -> list[tuple[str, float, bool]]:
     """Compile all kernels and every registered activation, in both dtypes.
 
-    Returns, and reports to `progress` as each is done, what it is, the seconds it took and whether the disk cache
-    already had it.
+    Returns, and reports to `progress` as each is done, what it is, the seconds it took and whether it was there
+    already, in the disk cache or in this process.
     """
     jobs = []
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
@@ -202,10 +202,10 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
             jobs.append((f"{activation.name} {dtype}", functools.partial(activation_pass, activation, dtype)))
     done = []
     for name, job in jobs:
-        before = cache.info()["files"]
+        before = cache.misses
         begin = time.perf_counter()
         job()
-        done.append((name, time.perf_counter() - begin, cache.info()["files"] == before))
+        done.append((name, time.perf_counter() - begin, cache.misses == before))
         if progress is not None:
             progress(*done[-1])
     return done

@@ -27,10 +27,12 @@ def plan(program: Program, m: int, threads: int | None) -> planner.Plan:
 
 
 def remembered(program: Program, m: int, threads: int | None) -> planner.Plan:
-    """Return the plan for `m` rows, kept for the next call like it."""
+    """Return the plan for `m` rows, kept for the next call like it once the threading layer is known."""
     if len(program.plans) >= PLANS_KEPT:
         program.plans.clear()
-    found = program.plans[m, threads] = plan(program, m, threads)
+    found = plan(program, m, threads)
+    if not found.parallel or threading.settled():
+        program.plans[m, threads] = found
     return found
 
 

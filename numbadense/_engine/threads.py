@@ -32,6 +32,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def settled() -> bool:
+    """Say whether the threading layer is known, a parallel kernel of ours having run."""
+    return _layer is not None
+
+
 def expected_layer() -> str:
     """Return the threading layer, or before any has started the one that the settings suggest."""
     return _layer or ("workqueue" if numba.config.THREADING_LAYER == "workqueue" else "omp")
