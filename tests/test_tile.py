@@ -1,0 +1,125 @@
+"""The register tile where it could go wrong unseen: past the ends of arrays, on other CPUs, in its registers."""
+
+import re
+
+import numpy as np
+import pytest
+import scripts
+from numba import config
+
+import numbadense as nd
+from numbadense._engine import compile as compiler
+from numbadense._engine import machine
+from numbadense._engine.cpu.tiles import TABLE
+
+compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="the twins are NumPy, which checks its own bounds")
+
+GUARDED = """
+    import ctypes, mmap, sys
+    import numpy as np
+    import numbadense as nd
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    PAGE = mmap.PAGESIZE
+
+    def guarded(array, side):
+        # A copy whose last byte, or first one, is next to a page that nobody may touch.
+        pages = max(1, -(-array.nbytes // PAGE))
+        memory = mmap.mmap(-1, (pages + 2) * PAGE)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        for offset in (0, (pages + 1) * PAGE):
+            assert libc.mprotect(ctypes.c_void_p(base + offset), PAGE, 0) == 0
+        start = PAGE + (pages * PAGE - array.nbytes if side == "end" else 0)
+        copy = np.frombuffer(memory, array.dtype, array.size, start).reshape(array.shape)
+        copy[...] = array
+        return copy
+
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        for side in ("end", "begin"):
+            for m in (1, 2, 3, 7, 8, 9, 17):
+                for k, n in ((1, 1), (3, 15), (5, 16), (4, 17), (2, 33), (3, 65), (9, 300), (1, 256), (40, 8)):
+                    x, w, b = (rng.standard_normal(s).astype(dtype) for s in ((m, k), (k, n), n))
+                    layer = nd.Dense(w, b, "sigmoid")
+                    expected = layer(x)
+                    x, w, b = guarded(x, side), guarded(w, side), guarded(b, side)
+                    out = guarded(np.zeros((m, n), dtype), side)
+                    nd.dense(x, w, b, "sigmoid", out=out)
+                    assert np.array_equal(out, expected)
+                    out[:] = 0
+                    layer(x, out=out)
+                    assert np.array_equal(out, expected)
+                    nd.softmax(out, out=out)
+                    nd.tanh(x, out=x)
+"""
+
+
+@compiled
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="mprotect is for POSIX systems")
+def test_nothing_beyond_an_array_is_touched():
+    scripts.run(GUARDED)
+
+
+def test_the_guard_pages_do_guard():
+    code = scripts.textwrap.dedent(GUARDED).split("rng =")[0] + "print(guarded(np.ones(3), 'end').ctypes.data + 24)\n"
+    touched = code + "ctypes.string_at(guarded(np.ones(3), 'end').ctypes.data, 25)\n"
+    assert scripts.run(code, check=False).returncode == 0
+    assert scripts.run(touched, check=False).returncode < 0  # a signal
+
+
+@compiled
+@pytest.mark.parametrize("isa", sorted(TABLE))
+def test_every_row_of_the_tile_table_is_right_on_any_machine(isa):
+    code = """
+        import numpy as np
+        import numbadense as nd
+        from numbadense._engine import machine
+        rng = np.random.default_rng(0)
+        print(machine.host().isa)
+        for dtype in (np.float32, np.float64):
+            layers = [
+                nd.Dense(rng.standard_normal((k, n)).astype(dtype) / 4, rng.standard_normal(n).astype(dtype), "tanh")
+                for k, n in ((9, 70), (70, 20), (20, 3))
+            ]
+            net = nd.Sequential(layers)
+            for m in (1, 2, 5, 6, 13, 50):
+                x = rng.standard_normal((m, 9)).astype(dtype)
+                a = x.astype(float)
+                for layer in layers:
+                    a = np.tanh(a @ layer.w.astype(float) + layer.b)
+                nd.testing.assert_forward_close(net(x), a, x, layers)
+                assert np.array_equal(nd.dense(x, layers[0].w, layers[0].b, "tanh"), layers[0](x))
+    """
+    assert scripts.run(code, NUMBADENSE_ISA=isa).stdout.split() == [isa]
+
+
+def loops(assembly):
+    """Return the bodies of the innermost loops."""
+    lines = assembly.splitlines()
+    labels = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r"(\.L\w+):", line))}
+    for i, line in enumerate(lines):
+        jump = re.match(r"\s+j\w+\s+(\.L\w+)", line)
+        if jump and labels.get(jump[1], i) < i:
+            body = lines[labels[jump[1]] + 1 : i + 1]
+            if not any(label.startswith(".L") for label in body):
+                yield body
+
+
+@compiled
+@pytest.mark.skipif(machine.host().isa not in ("avx512", "avx2"), reason="reads x86 assembly")
+@pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")])
+def test_tiles_stay_in_registers(dtype, monkeypatch, tmp_path):
+    monkeypatch.setenv("NUMBADENSE_CACHE_DIR", str(tmp_path))  # a kernel from the cache has no assembly to read
+    kernel = compiler.forward.__wrapped__(dtype, False)
+    inner = ["\n".join(body) for body in loops("".join(kernel.inspect_asm().values()))]
+    fused = {len(re.findall(r"vfn?madd\w+\s", body)): body for body in inner if "vfmadd" in body}
+    row = TABLE[machine.host().isa]
+    expected = {nv * height for nv, height in row.rows.items()}
+    assert expected <= {count // unrolled for count in fused for unrolled in (1, 2, 4) if count % unrolled == 0}
+    for body in fused.values():
+        assert not re.search(r"vmov[au]p[sd]\s.*\(%[re][sb]p", body), "a vector is spilled inside a k loop"
+
+
+def test_a_users_layer_may_be_wider_than_any_tile():
+    w = np.ones((3, 1000))
+    assert (nd.dense(np.ones((2, 3)), w) == 3).all()
