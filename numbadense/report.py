@@ -76,7 +76,7 @@ def show_demo(demo: Demo, console: Console) -> None:
         "Times are medians; the rungs took turns. np.matmul has its BLAS's own threads.",
         *demo.notes,
     )
-    console.print("\n".join(notes))
+    console.print("\n".join(notes), markup=False)  # a note may name an extra, [cuda13]
 
 
 def show_facts(facts: dict[str, dict[str, Any]], console: Console) -> None:

@@ -198,3 +198,13 @@ def test_the_report_fits_the_terminal(climbed, encoding, width):
         assert all(rung.name in text for rung in climbed.rungs)
         assert "98.22%" in text
         assert "numbadense, 1 thread" in text
+
+
+def test_a_note_is_printed_to_the_letter(climbed):
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    console = Console(record=True, width=200, file=io.StringIO())
+    report.show_demo(replace(climbed, notes=('pip install "numbadense[cuda13]"',)), console)
+    assert 'pip install "numbadense[cuda13]"' in console.export_text()
