@@ -178,3 +178,24 @@ def test_the_fingerprint_sees_closures_modules_and_constants():
 
     assert compiler.fingerprint(make(0.1)) == compiler.fingerprint(make(0.1)) != compiler.fingerprint(make(0.2))
     assert compiler.fingerprint(make(np.zeros(3))) is None
+
+
+@compiled
+def test_kernels_cached_by_different_processes_do_not_meet_under_one_name(tmp_path):
+    # numba counts compilations in each process and puts the count into the name of the machine code.  Kernels cached
+    # in this order once ran one another's tiles: wrong numbers, and writes outside of arrays.
+    use = """
+        import sys
+        import numpy as np
+        import numbadense as nd
+        rng = np.random.default_rng(0)
+        for what in sys.argv[1:]:
+            way, dtype = what.split(":")
+            for m in (1, 3, 9, 20):
+                for n in (16, 17, 64, 257):
+                    x, w = rng.standard_normal((m, 19)).astype(dtype), rng.standard_normal((19, n)).astype(dtype)
+                    y = nd.dense(x, w) if way == "dense" else nd.Dense(w)(x)
+                    assert np.allclose(y, x @ w, rtol=0, atol=1e-4), (what, m, n)
+    """
+    for each in ("dense:f8 dense:f4", "net:f4", "net:f8", "net:f4 net:f8 dense:f4 dense:f8", "dense:f8 net:f8"):
+        scripts.run(use, *each.split(), NUMBADENSE_CACHE_DIR=tmp_path)

@@ -2,11 +2,13 @@
 
 import builtins
 import functools
+import hashlib
 import itertools
 import math
 import threading
 import time
 import types as python_types
+import uuid
 
 import numba
 import numpy as np
@@ -45,17 +47,30 @@ def _once(function):
     return found
 
 
-def jit(function):
-    """Compile `function` when it is called from another kernel."""
-    return numba.njit(**FLAGS)(function)
+def named(function, *tags):
+    """Return a copy of `function` whose qualified name says all that its machine code depends on.
+
+    numba names machine code after the function, its argument types and a counter of the process.  Two kernels from
+    one factory, cached by two processes, would meet in a third under one name, and one would run the other's code.
+    """
+    copy = scalar_math.bind(function, {})
+    digest = hashlib.blake2b(repr((tags, machine.host().isa)).encode() + cache.stamp(), digest_size=8)
+    copy.__qualname__ = f"{function.__qualname__}_{digest.hexdigest()}"
+    return copy
+
+
+def jit(function, *tags):
+    """Compile `function`, which `tags` tell from others of its name, when it is called from another kernel."""
+    return numba.njit(**FLAGS)(named(function, *tags))
 
 
 def _dispatcher(function, signature, key, parallel):
     """Compile `function` for one signature, through the cache, or load it from there."""
     if numba.config.DISABLE_JIT:
         return function
-    dispatcher = numba.njit(parallel=parallel, **FLAGS)(function)
-    dispatcher._cache = cache.KernelCache((*key, parallel, machine.host().isa))
+    key = (*key, parallel, machine.host().isa)
+    dispatcher = numba.njit(parallel=parallel, **FLAGS)(named(function, key))
+    dispatcher._cache = cache.KernelCache(key)
     dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher
@@ -122,7 +137,8 @@ def scalar(activation):
         return activation.function
     flags = ROWWISE if activation.rowwise else ELEMENTWISE
     # Left to itself LLVM does not inline the longer ones, and a loop around a call is not vectorised.
-    return numba.njit(fastmath=set(flags), forceinline=True, **FLAGS)(scalar_math.bind(activation.function, words()))
+    bound = scalar_math.bind(activation.function, words())
+    return numba.njit(fastmath=set(flags), forceinline=True, **FLAGS)(named(bound, _identity(activation)))
 
 
 @_once
@@ -133,12 +149,19 @@ def activation_pass(activation, dtype: np.dtype) -> int:
     make = passes.make_rowwise if activation.rowwise else passes.make_elementwise
     pointer = types.CPointer(numba.from_dtype(dtype))
     signature = types.void(pointer, pointer, *[types.int64] * 4)
-    callback = CFunc(make(scalar(activation)), (signature.args, signature.return_type), {}, FLAGS)
-    if (print_ := fingerprint(activation.function)) is not None:
-        callback._cache = cache.KernelCache(("pass", activation.name, print_, dtype.str, machine.host().isa))
+    function = named(make(scalar(activation)), _identity(activation))
+    callback = CFunc(function, (signature.args, signature.return_type), {}, FLAGS)
+    if fingerprint(activation.function) is not None:
+        callback._cache = cache.KernelCache(("pass", _identity(activation), dtype.str, machine.host().isa))
     callback.compile()
     _alive.append(callback)
     return callback.address
+
+
+@_once
+def _identity(activation) -> tuple:
+    """Return what tells an activation from all others, of this process and of others."""
+    return activation.name, fingerprint(activation.function) or uuid.uuid4().hex
 
 
 _alive: list = []  # compiled passes: their code must outlive every program that holds their address

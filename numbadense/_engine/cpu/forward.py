@@ -32,14 +32,13 @@ ROWS_AT_ONCE = 8  # of weights that are not packed, for a single row of x
 def make_tile(jit, mr, nv, lanes):
     """Return the kernel ``y[:mr, :columns] = bias + x[:mr] @ w`` for one panel of weights."""
 
-    @jit
     def tile(x, k, w, bias, y, columns):
         t = start(mr, nv, lanes, bias)
         for p in range(k):
             t = rank1(t, x, w, p)
         store(t, y, columns)
 
-    return tile
+    return jit(tile, mr, nv, lanes)
 
 
 def make_layer(jit, mr, nv, lanes, itemsize):
@@ -51,7 +50,6 @@ def make_layer(jit, mr, nv, lanes, itemsize):
     tile, pair, row = (make_tile(jit, height, nv, lanes) for height in (mr, 2, 1))
     nr = nv * lanes
 
-    @jit
     def layer(x, m, k, n, w, w_row, w_panel, bias, y):
         panel = w
         for j0 in range(0, n, nr):
@@ -73,7 +71,7 @@ def make_layer(jit, mr, nv, lanes, itemsize):
                 row(x, k, wj, bj, part(y, 0, j), n - j)
             panel += w_panel * itemsize
 
-    return layer
+    return jit(layer, mr, nv, lanes)
 
 
 def make_row(jit, nv, lanes, itemsize):
@@ -85,7 +83,6 @@ def make_row(jit, nv, lanes, itemsize):
     tile = make_tile(jit, 1, nv, lanes)
     nr = nv * lanes
 
-    @jit
     def row(x, k, n, w, w_row, bias, y):
         for p in range(0, max(k, 1), ROWS_AT_ONCE):
             some = min(ROWS_AT_ONCE, k - p)
@@ -98,7 +95,7 @@ def make_row(jit, nv, lanes, itemsize):
             wj = matrix_at(x, w + j * itemsize, k, nr, w_row)
             tile(x, k, wj, matrix_at(x, bias + j * itemsize, 1, nr, nr), part(y, 0, j), nr)
 
-    return row
+    return jit(row, nv, lanes)
 
 
 def make_one(jit, tiles, itemsize):
@@ -109,7 +106,6 @@ def make_one(jit, tiles, itemsize):
     wide = tiles.wide
     row = make_row(jit, wide, lanes, itemsize)
 
-    @jit
     def one(x, m, k, n, nv, w, w_row, w_panel, bias, y):
         if nv == wide:
             row(x, k, n, w, w_row, bias, y)
@@ -122,7 +118,7 @@ def make_one(jit, tiles, itemsize):
         else:
             layer1(x, m, k, n, w, w_row, w_panel, bias, y)
 
-    return one
+    return jit(one, itemsize)
 
 
 def make_rows(jit, one):
@@ -131,7 +127,6 @@ def make_rows(jit, one):
     `scratch` holds the hidden activations: two halves, written in turn.
     """
 
-    @jit
     def rows(program, x, m, y, scratch, offset, half):
         layers = program.shape[0]
         source = x
@@ -149,7 +144,7 @@ def make_rows(jit, one):
                 call_pass(program[index, PASS], target, target, m, program[index, PASS_COLUMNS])
             source = target
 
-    return rows
+    return jit(rows)
 
 
 def make_single(one):
