@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,14 +28,6 @@ __all__ = ["Dense", "Sequential"]
 BATCH_BYTES = 8_388_608  # of input and output that `predict` has in flight by default
 
 
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a read-only array that nobody else can write: itself if it is read-only already, or a copy."""
-    if array.flags.writeable:
-        array = array.copy(order="K")
-        array.flags.writeable = False
-    return array
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Dense:
     """A dense layer: ``activation(x @ w + b)``.
@@ -44,7 +35,7 @@ class Dense:
     Parameters
     ----------
     w : array_like, shape (n_in, n_out)
-        Weights, a column for each neuron.  Copied, unless the array is read-only.
+        Weights, a column for each neuron.  Copied, unless the array and what it views are read-only.
     b : array_like, shape (n_out,) or (1, n_out), optional
         Biases; none by default.
     activation : str, Activation or function, optional
@@ -101,8 +92,8 @@ class Dense:
                 NonFiniteWarning,
                 stacklevel=2,
             )
-        object.__setattr__(self, "w", _frozen(weights))
-        object.__setattr__(self, "b", None if bias is None else _frozen(bias))
+        object.__setattr__(self, "w", validate.frozen(weights))
+        object.__setattr__(self, "b", None if bias is None else validate.frozen(bias))
         object.__setattr__(self, "activation", activations.get(activation))
 
     @property
@@ -185,7 +176,14 @@ class Sequential:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __init__(self, layers: Sequence[Dense], metadata: Mapping[str, str] | None = None) -> None:
-        layers = tuple(layers)
+        from numbadense._engine import validate
+
+        try:
+            layers = tuple(layers)
+        except TypeError:
+            raise OptionError(
+                f"layers is a {type(layers).__name__} but must be a sequence of layers; pass [layer, ...]."
+            ) from None
         if not layers:
             raise ShapeError(
                 "a network has 0 layers but needs 1 at least; pass [numbadense.Dense(w, b, activation), ...]."
@@ -204,7 +202,7 @@ class Sequential:
                     "w is (n_in, n_out), so if they came from PyTorch, pass w.T."
                 )
         object.__setattr__(self, "layers", layers)
-        object.__setattr__(self, "metadata", MappingProxyType(dict(metadata or {})))
+        object.__setattr__(self, "metadata", MappingProxyType(validate.notes(metadata)))
 
     @property
     def n_in(self) -> int:
@@ -297,6 +295,7 @@ class Sequential:
         from numbadense._engine import validate
 
         rows = validate.as_array("x", x)
+        validate.compute_dtype("x", rows)
         if rows.ndim != 2:
             raise ShapeError(
                 f"x has {rows.ndim} dimension{'s' * (rows.ndim != 1)} but predict takes 2, (m, n_in): "
@@ -313,7 +312,7 @@ class Sequential:
         result = np.empty(shape, self.dtype) if out is None else validate.check_output(out, shape, self.dtype)
         if out is not None and np.may_share_memory(rows, result):
             rows = rows.copy()  # a batch must not overwrite the input of the next
-        starts: Any = range(0, rows.shape[0], batch_size)
+        starts: Any = range(0, max(1, rows.shape[0]), batch_size)  # no rows are checked too, as a batch of none
         if progress:
             from rich.console import Console
             from rich.progress import track
@@ -424,12 +423,9 @@ class Sequential:
         -------
         str
         """
-        from numbadense._engine import explain
+        from numbadense._engine import explain, validate
 
-        m = shape if isinstance(shape, int) else math.prod(shape[:-1])
-        if not isinstance(shape, int) and (not shape or shape[-1] != self.n_in):
-            raise ShapeError(f"shape is {shape} but must end in the {self.n_in} features of the network.")
-        return explain.forward(self._program, m, threads)
+        return explain.forward(self._program, validate.rows_of(shape, self.n_in), threads)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Sequential, (self.layers, dict(self.metadata))

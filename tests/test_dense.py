@@ -1,4 +1,5 @@
 import functools
+import warnings
 
 import naive
 import numpy as np
@@ -6,11 +7,13 @@ import pytest
 import strategies as draw
 from hypothesis import example, given
 from hypothesis import strategies as st
+from numba import config
 
 import numbadense as nd
 from numbadense import activations
-from numbadense._engine import run
+from numbadense._engine import machine, run
 
+FUSES = config.DISABLE_JIT or machine.host().isa != "generic"  # whether a product and a sum are rounded once, together
 elementwise = st.sampled_from(sorted(naive.ACTIVATIONS))
 
 
@@ -36,19 +39,46 @@ def test_dense_is_within_its_error_bound_of_the_loop(m, k, n, dtype, activation,
 
 
 @given(
-    draw.layouts, draw.layouts, draw.layouts, draw.layouts, draw.dtypes, st.sampled_from([1, 2, 5, 9, 60]), draw.seeds
+    draw.layouts,
+    draw.layouts,
+    draw.layouts,
+    draw.out_layouts,
+    draw.dtypes,
+    st.sampled_from([1, 2, 5, 9, 60]),
+    draw.seeds,
 )
 def test_layouts_do_not_change_a_bit(x_layout, w_layout, b_layout, out_layout, dtype, m, seed):
     rng = np.random.default_rng(seed)
     x, w, b = draw.numbers(rng, (m, 6), dtype), draw.weights(rng, 6, 37, dtype), draw.numbers(rng, 37, dtype)
-    plain = nd.dense(x, w, b, "tanh")
     arranged = x_layout(x), w_layout(w), b_layout(b)
+    plain = nd.dense(*(np.array(a, dtype, order="C", subok=False) for a in arranged), "tanh")
     assert np.array_equal(nd.dense(*arranged, "tanh"), plain)
     assert np.array_equal(nd.Sequential([nd.Dense(*arranged[1:], "tanh")])(arranged[0]), plain)
-    if out_layout is not draw.read_only:
-        out = out_layout(np.full((m, 37), np.nan, dtype))
-        assert nd.dense(*arranged, "tanh", out=out) is out
-        assert np.array_equal(out, plain)
+    out = out_layout(np.full((m, 37), np.nan, dtype))
+    assert nd.dense(*arranged, "tanh", out=out) is out
+    assert np.array_equal(out, plain)
+
+
+@given(draw.rows_around_packing, draw.inputs, draw.outputs, draw.dtypes, st.booleans(), draw.grains, draw.seeds)
+def test_products_are_summed_in_order_whatever_the_values(m, k, n, dtype, with_bias, grains, seed):
+    rng = np.random.default_rng(seed)
+    x, w = draw.numbers(rng, (m, k), dtype), draw.weights(rng, k, n, dtype)
+    b = draw.numbers(rng, n, dtype)
+    draw.salted(grains, x=x, w=w, b=b)
+    some = sorted({0, m // 2, m - 1})
+    expected = [naive.fused(x[i], w, b if with_bias else None, dtype) for i in some]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", nd.NonFiniteWarning)
+        layer = nd.Dense(w, b if with_bias else None)
+    for actual in (layer(x)[some], nd.dense(x, w, b if with_bias else None)[some]):
+        if dtype is np.float32 and FUSES:
+            assert np.array_equal(actual, expected, equal_nan=True)
+        else:
+            scale = np.abs(x[some].astype(naive.LONG)) @ np.abs(w.astype(naive.LONG)) + np.abs(b.astype(naive.LONG))
+            bound = np.nan_to_num((2 * k + 2) * np.finfo(dtype).eps * scale, nan=np.inf)
+            tame = scale < np.finfo(dtype).max / 2
+            with np.errstate(invalid="ignore"):
+                assert (np.abs(np.subtract(actual, expected, dtype=naive.LONG)) <= bound)[tame].all()
 
 
 def test_a_strided_out_is_written_nowhere_else():
@@ -159,6 +189,6 @@ def test_what_was_passed_before_does_not_matter():
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((5, 6)), rng.standard_normal((6, 37))
     expected = nd.dense(x, w)
-    calls = [functools.partial(nd.dense, a(x), b(w)) for a in draw.LAYOUTS for b in draw.LAYOUTS]
+    calls = [functools.partial(nd.dense, a(x), b(w)) for a in draw.KEEPING_VALUES for b in draw.KEEPING_VALUES]
     for index in rng.permutation(len(calls)):
         assert np.array_equal(calls[index](), expected)

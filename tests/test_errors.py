@@ -230,6 +230,32 @@ def test_extended_precision_is_refused():
         nd.sigmoid(np.ones(3, np.longdouble))
 
 
+def test_a_short_cut_checks_threads_too():
+    x = np.ones(5)
+    out = nd.sigmoid(x, out=np.empty(5))
+    net = nd.Sequential([nd.Dense(np.eye(2))])
+    y = net(np.ones((2, 2)), out=np.empty((2, 2)), threads=1)
+    for bad in (0, -1, 1.0, True):
+        with pytest.raises(nd.OptionError, match="but must be a positive integer"):
+            nd.sigmoid(x, out=out, threads=bad)
+        with pytest.raises(nd.OptionError, match="but must be a positive integer"):
+            net(np.ones((2, 2)), out=y, threads=bad)
+
+
+@pytest.mark.parametrize("dtype", [object, "U32"])
+def test_out_is_of_numbers(dtype):
+    with pytest.raises(
+        nd.OutputError, match=r"^out has dtype .* but the result is float64, which cannot be cast to it"
+    ):
+        nd.dense(X, W, out=np.empty((5, 7), dtype))
+
+
+@pytest.mark.parametrize("metadata", [{"epochs": 20}, {1: "one"}, ["text"], "text"])
+def test_metadata_is_text(metadata):
+    with pytest.raises(nd.OptionError, match=r"^metadata has .* but takes text by text; pass a dict, for example"):
+        nd.Sequential(NET.layers, metadata)
+
+
 def test_a_refused_call_leaves_out_alone():
     out = np.full((5, 7), 3.0)
     for bad in (np.ones((5, 4)), X.astype(complex)):

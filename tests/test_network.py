@@ -130,6 +130,15 @@ def test_read_only_weights_are_not_copied():
     assert nd.Dense(w).w is w
 
 
+def test_read_only_views_of_what_others_may_write_are_copied():
+    owner = np.ones((3, 4))
+    view = owner.view()
+    view.flags.writeable = False
+    layer = nd.Dense(view)
+    owner[:] = 7
+    assert (layer.w == 1).all() and (layer(np.ones(3)) == 3).all()
+
+
 def test_a_network_survives_pickle(net):
     x = np.ones((2, 8), np.float32)
     net(x)

@@ -49,7 +49,8 @@ def bind(program: Program, owner):
 
     def rows(x: np.ndarray, y: np.ndarray, threads: int | None) -> None:
         """Run over the rows of `x` into `y`: 2-D, native, validated, apart from each other."""
-        todo = plans.get((len(x), threads)) or remembered(program, len(x), threads)
+        plain = threads is None or type(threads) is int  # True and 1.0 are equal to 1, but not a number of threads
+        todo = (plans.get((len(x), threads)) if plain else None) or remembered(program, len(x), threads)
         size = todo.scratch
         scratch = no_scratch
         if size:
@@ -152,6 +153,7 @@ def bind_activation(activation):
                 and flags & DIRECT == DIRECT
                 and (x is out or flags & OWNDATA)
                 and 0 < shape[0] < planner.FEWEST_PARALLEL_ELEMENTS
+                and (threads is None or (type(threads) is int and threads > 0))
             ):
                 address, serial = seen[x.dtype]
                 serial(address, x, out, shape[0] if activation.rowwise else 1, 1)

@@ -1,14 +1,15 @@
-"""Every check of an array argument, and every sentence about one.
+"""Every check of an argument, and every sentence about one.
 
 What leaves this module is what kernels expect: native byte order, aligned, float32 or float64, of the right shape.
 """
 
 import functools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
-from numbadense.errors import DTypeError, OutputError, ShapeError
+from numbadense.errors import DTypeError, OptionError, OutputError, ShapeError
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 NATIVE = {np.float32: FLOAT32, np.float64: FLOAT64}
@@ -95,6 +96,7 @@ def floats(name: str, value) -> np.ndarray:
 
 def features_error(x: np.ndarray, owner) -> ShapeError:
     """Return the error for an `x` that does not fit `owner`: the weights, or the network, that it goes through."""
+    compute_dtype("x", x)  # what is no number at all has a better sentence
     have = "is a single number" if x.ndim == 0 else f"has {x.shape[-1]} feature{'s' * (x.shape[-1] != 1)}"
     if isinstance(owner, np.ndarray):
         return ShapeError(
@@ -156,7 +158,7 @@ def check_output(out, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         raise OutputError(
             f"out is read-only but must take the result of shape {shape}; pass an array that owns its data."
         )
-    if out.dtype is not dtype and not np.can_cast(dtype, out.dtype, "same_kind"):
+    if out.dtype is not dtype and out.dtype.kind not in "fc":  # NumPy would print a number into a string, and cut it
         raise OutputError(
             f"out has dtype {out.dtype} but the result is {dtype}, which cannot be cast to it; "
             f"pass np.empty({shape}, '{dtype}')."
@@ -188,3 +190,41 @@ def direct_output(out: np.ndarray, dtype: np.dtype, inputs: tuple[np.ndarray, ..
         if np.may_share_memory(rows, array):
             return None
     return rows
+
+
+def notes(metadata) -> dict[str, str]:
+    """Return `metadata`, a mapping of text to text or None, as a dict of its own."""
+    found = {} if metadata is None else metadata
+    if isinstance(found, Mapping):
+        found = dict(found)
+        wrong = [part for pair in found.items() for part in pair if not isinstance(part, str)]
+    else:
+        wrong = [found]
+    if wrong:
+        raise OptionError(
+            f"metadata has {wrong[0]!r} of type {type(wrong[0]).__name__} but takes text by text; "
+            "pass a dict, for example {'epochs': '20'}."
+        )
+    return found
+
+
+def frozen(array: np.ndarray) -> np.ndarray:
+    """Return a read-only array that nobody else can write: itself, if it and all that it views are, or a copy."""
+    holder = array
+    while isinstance(holder, np.ndarray):
+        if holder.flags.writeable:
+            array = array.copy(order="K")
+            array.flags.writeable = False
+            return array
+        holder = holder.base
+    return array
+
+
+def rows_of(shape, n_in: int) -> int:
+    """Return how many rows of `n_in` features an x of `shape` has; a plain number is that of the rows."""
+    sizes = (shape, n_in) if isinstance(shape, int | np.integer) else shape
+    if not isinstance(sizes, tuple | list) or not all(isinstance(n, int | np.integer) and n >= 0 for n in sizes):
+        raise ShapeError(f"shape is {shape!r} but must be a number of rows or the shape of x; pass x.shape.")
+    if not sizes or sizes[-1] != n_in:
+        raise ShapeError(f"shape is {shape} but must end in the {n_in} features of the network.")
+    return int(math.prod(sizes[:-1]))
