@@ -124,15 +124,16 @@ def make_one(jit, tiles, itemsize):
 def make_rows(jit, one):
     """Return the kernel that takes `m` rows of x, at most a block, through every layer of a program into y.
 
-    `scratch` holds the hidden activations: two halves, written in turn.
+    The weights lie `base` bytes after where the program says.  `scratch` holds the hidden activations: two halves,
+    written in turn.
     """
 
-    def rows(program, x, m, y, scratch, offset, half):
+    def rows(program, base, x, m, y, scratch, offset, half):
         layers = program.shape[0]
         source = x
         for index in range(layers):
-            k, w, w_row = program[index, N_IN], program[index, WEIGHTS], program[index, W_ROW]
-            bias, w_panel, nv = program[index, BIAS], program[index, W_PANEL], program[index, VECTORS]
+            k, w, w_row = program[index, N_IN], program[index, WEIGHTS] + base, program[index, W_ROW]
+            bias, w_panel, nv = program[index, BIAS] + base, program[index, W_PANEL], program[index, VECTORS]
             if index == layers - 1:
                 n = program[index, N_OUT]
                 target = y
@@ -172,7 +173,7 @@ def make_forward(rows):
             xv, yv = matrix(x), matrix(y)
             for b in range(t * blocks // threads, (t + 1) * blocks // threads):
                 i = b * block
-                rows(program, part(xv, i, 0), min(block, m - i), part(yv, i, 0), scratch, t * 2 * half, half)
+                rows(program, 0, part(xv, i, 0), min(block, m - i), part(yv, i, 0), scratch, t * 2 * half, half)
 
     return forward
 
@@ -190,6 +191,6 @@ def make_blocks(rows):
             raise ValueError("scratch is too small for one row: take it from numbadense.jit.arguments(network).")
         for i in range(0, x.shape[0], max(1, block)):
             m = min(block, x.shape[0] - i)
-            rows(program, part(matrix(x), i, 0), m, part(matrix(out), i, 0), scratch, 0, half)
+            rows(program, 0, part(matrix(x), i, 0), m, part(matrix(out), i, 0), scratch, 0, half)
 
     return forward
