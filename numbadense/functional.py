@@ -111,9 +111,11 @@ _functions: dict[activations.Activation, ActivationFunction] = {}
 
 def _over_arrays(entry: activations.Activation) -> ActivationFunction:
     """Return the activation as a function of arrays."""
-    call = run.bind_activation(entry)
+    direct, call = run.bind_activation(entry)
 
     def function(x: ArrayLike, out: NDArray[Any] | None = None, *, threads: int | None = None) -> NDArray[Any]:
+        if threads is None and direct(x, out):
+            return out  # type: ignore[return-value]
         return call(x, out, threads)
 
     function.__name__ = function.__qualname__ = entry.name

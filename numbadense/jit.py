@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba.extending import overload
-from numba.np.numpy_support import as_dtype
 
 from numbadense import activations
 from numbadense._engine import compile as compiler
+from numbadense._engine.cpu.primitives import address_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ def arguments(network: Sequential) -> tuple[NDArray[np.int64], NDArray[Any]]:
 
     Returns
     -------
-    program : ndarray, shape (n_layers, 10), int64
+    program : ndarray, 1-D, int64
         Good in this process only.
     scratch : ndarray, 1-D, of the network's dtype
         Room for one row of hidden activations; each thread needs its own.
@@ -58,7 +58,7 @@ def arguments(network: Sequential) -> tuple[NDArray[np.int64], NDArray[Any]]:
     array([[2.]])
     """
     program = network._program
-    return program.table, np.empty(2 * program.width, program.dtype)
+    return program.code, np.empty(2 * program.width, program.dtype)
 
 
 def forward(program: NDArray[np.int64], x: NDArray[Any], out: NDArray[Any], scratch: NDArray[Any]) -> None:
@@ -66,7 +66,7 @@ def forward(program: NDArray[np.int64], x: NDArray[Any], out: NDArray[Any], scra
 
     Parameters
     ----------
-    program : ndarray, shape (n_layers, 10), int64
+    program : ndarray, 1-D, int64
         From :func:`arguments`.
     x : ndarray, shape (m, n_in), of the network's dtype
         Examples in rows, of any strides.  Its shape is not checked.
@@ -84,13 +84,13 @@ def forward(program: NDArray[np.int64], x: NDArray[Any], out: NDArray[Any], scra
     -----
     The bits are those of calling the network.  Nothing is allocated and the caller is compiled once for all networks.
     """
-    compiler.blocks(x.dtype)(program, x, out, scratch)
+    compiler.blocks()(program.ctypes.data, x, out, scratch)
 
 
 @overload(forward)
 def _forward(program, x, out, scratch):  # type: ignore[no-untyped-def]  # numba compares the signatures as they are
-    kernel = compiler.blocks(as_dtype(x.dtype))
-    return lambda program, x, out, scratch: kernel(program, x, out, scratch)
+    blocks = compiler.blocks()
+    return lambda program, x, out, scratch: blocks(address_of(program), x, out, scratch)
 
 
 def __getattr__(name: str) -> Any:

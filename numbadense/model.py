@@ -118,6 +118,8 @@ class Dense:
 
     def __call__(self, x: ArrayLike, *, out: NDArray[Any] | None = None, threads: int | None = None) -> NDArray[Any]:
         """Return the layer's output, as a network of this layer alone would: see `Sequential`."""
+        if threads is None and self._alone._direct(x, out):
+            return out  # type: ignore[return-value]
         return self._alone(x, out=out, threads=threads)
 
     @functools.cached_property
@@ -231,6 +233,12 @@ class Sequential:
 
         return run.bind(self._program, self)
 
+    @functools.cached_property
+    def _direct(self) -> Callable[..., int]:
+        from numbadense._engine import run
+
+        return run.bind_direct(self._program)
+
     def __call__(self, x: ArrayLike, *, out: NDArray[Any] | None = None, threads: int | None = None) -> NDArray[Any]:
         """Propagate examples forward.
 
@@ -253,6 +261,8 @@ class Sequential:
         ShapeError, DTypeError, OutputError, OptionError
             If an argument does not fit.
         """
+        if threads is None and self._direct(x, out):
+            return out  # type: ignore[return-value]
         return self._forward(x, out, threads)
 
     def predict(

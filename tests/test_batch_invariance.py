@@ -64,7 +64,7 @@ def test_the_parallel_kernel_and_its_serial_twin_give_the_same_bits(seed, dtype,
         y = np.full((m, WIDTHS[-1]), np.nan, dtype)
         half = block * program.width
         scratch = np.full(2 * half * threads, np.nan, dtype)
-        compiler.forward(np.dtype(dtype), parallel)(program.table, x, y, scratch, block, half, threads)
+        compiler.forward(np.dtype(dtype), parallel)(program.address, x, y, scratch, block, half, threads)
         results.append(y)
     assert np.array_equal(*results)
     assert np.array_equal(results[0], net(x))

@@ -87,3 +87,65 @@ def test_an_activation_inside_njit_gives_the_bits_of_a_call(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match=r"module 'numbadense\.jit' has no attribute 'sigmod'"):
         nd.jit.sigmod  # noqa: B018
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="there is no short way without the JIT")
+@pytest.mark.parametrize("dtype", draw.DTYPES)
+def test_the_short_way_is_taken_by_plain_arrays_alone(dtype):
+    net = network(dtype)
+    x = draw.numbers(np.random.default_rng(1), (5, 6), dtype)
+    expected = net(x)
+    for m, rows in ((5, slice(None)), (1, slice(2, 3)), (None, 2), (0, slice(0))):
+        out = np.full(expected[rows].shape, np.nan, dtype)
+        assert net._direct(x[rows].copy(), out) == 1, m
+        assert np.array_equal(out, expected[rows])
+
+    other = np.float32 if dtype is np.float64 else np.float64
+    out = np.full((5, 3), 7, dtype)
+    wide = np.full((5, 30), 7, dtype)
+    frozen = np.full((5, 3), 7, dtype)
+    frozen.flags.writeable = False
+    memory = np.zeros(60, dtype)
+    overlapping = memory[:30].reshape(5, 6), memory[29:44].reshape(5, 3)
+    refused = [
+        ([[1.0] * 6] * 5, out), (x, None), (x, 7), (None, out), (x, [out]), (x.astype(other), out),
+        (x, np.full((5, 3), 7, other)), (x.astype(x.dtype.newbyteorder()), out), (x[:, :5].copy(), out),
+        (x, np.full((4, 3), 7, dtype)), (x, np.full((5, 4), 7, dtype)), (np.asfortranarray(x), out), (x[::2], out[::2]),
+        (x, wide[:, :3]), (x, frozen), (x[None], out[None]), (x[0, 0], out), (np.asmatrix(x), out), overlapping,
+        (np.ma.masked_array(x), out), (draw.unaligned(x), out), (x, draw.unaligned(out)), (draw.annotated(x), out),
+    ]  # fmt: skip
+    for a, y in refused:
+        assert net._direct(a, y) == 0, (type(a), type(y))
+    assert (out == 7).all() and (wide == 7).all() and (frozen == 7).all() and not memory.any()
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="there is no short way without the JIT")
+def test_the_short_way_of_an_activation_is_taken_by_plain_arrays_alone():
+    from numbadense._engine import run
+
+    direct, call = run.bind_activation(activations.get("softplus"))
+    row_direct, row_call = run.bind_activation(activations.get("softmax"))
+    for dtype in draw.DTYPES:
+        x = draw.numbers(np.random.default_rng(1), (4, 3, 5), dtype)
+        assert direct(x, np.empty_like(x)) == 0  # not compiled yet
+        expected, row_expected = call(x, None, None), row_call(x, None, None)
+        for part in (slice(None), 2, (1, 1)):
+            y = np.full(x[part].shape, np.nan, dtype)
+            assert direct(x[part].copy(), y) == 1 and np.array_equal(y, expected[part])
+            assert row_direct(x[part].copy(), y) == 1 and np.array_equal(y, row_expected[part])
+        same = x.copy()
+        assert direct(same, same) == 1 and np.array_equal(same, expected)
+        y = np.full_like(x, 7)
+        memory = np.zeros(30, dtype)
+        frozen = np.full_like(x, 7)
+        frozen.flags.writeable = False
+        empty = np.empty((3, 0), dtype)
+        refused = [
+            (x, None), (list(x), y), (x, y[:3]), (x, y.astype(np.float16)), (x[::2], y[::2]), (x, frozen),
+            (x[0, 0, 0], y), (memory[:20], memory[10:]), (x.reshape(12, 5), y), (x.reshape(4, 5, 3), y), (empty, empty),
+            (np.array(1, dtype), np.array(1, dtype)), (np.zeros(200_000, dtype), np.empty(200_000, dtype)),
+            (x.astype(x.dtype.newbyteorder()), y), (x.astype(int), y.astype(int)),
+        ]  # fmt: skip
+        for a, target in refused:
+            assert direct(a, target) == 0
+        assert (y == 7).all() and (frozen == 7).all() and not memory.any()

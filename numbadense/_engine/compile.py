@@ -1,4 +1,4 @@
-"""The only module that calls ``numba.njit`` and ``numba.cfunc``: flags, kernels, their cache and their addresses."""
+"""The only module that calls ``numba.njit``: flags, kernels, their cache and their addresses."""
 
 import builtins
 import functools
@@ -13,12 +13,12 @@ import uuid
 import numba
 import numpy as np
 from numba import types
-from numba.core.ccallback import CFunc
 
 from numbadense import activations, scalar_math
 from numbadense._engine import cache, machine
+from numbadense._engine.cpu import addresses, direct, operand, passes, twin, vmath
 from numbadense._engine.cpu import forward as forward_module
-from numbadense._engine.cpu import passes, twin, vmath
+from numbadense._engine.cpu.tile import View
 from numbadense._engine.cpu.tiles import TABLE
 
 # `contract` lets a product and a sum fuse.  `True` would break the range reduction of exp; `reassoc` is for row-wise
@@ -26,6 +26,8 @@ from numbadense._engine.cpu.tiles import TABLE
 FLAGS = {"error_model": "numpy", "nogil": True}
 ELEMENTWISE = frozenset({"contract"})
 ROWWISE = frozenset({"contract", "reassoc", "nsz"})
+
+DIRECT = not numba.config.DISABLE_JIT and operand.readable()  # whether kernels can read the fields of arrays
 
 _lock = threading.RLock()
 
@@ -64,13 +66,19 @@ def jit(function, *tags):
     return numba.njit(**FLAGS)(named(function, *tags))
 
 
-def _dispatcher(function, signature, key, parallel):
+def inlined(function, *tags):
+    """As `jit`, for what has to become part of each kernel that calls it."""
+    return numba.njit(forceinline=True, **FLAGS)(named(function, *tags))
+
+
+def _dispatcher(function, signature, key, parallel, cached=True):
     """Compile `function` for one signature, through the cache, or load it from there."""
     if numba.config.DISABLE_JIT:
         return function
     key = (*key, parallel, machine.host().isa)
     dispatcher = numba.njit(parallel=parallel, **FLAGS)(named(function, key))
-    dispatcher._cache = cache.KernelCache(key)
+    if cached:
+        dispatcher._cache = cache.KernelCache(key)
     dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher
@@ -81,39 +89,66 @@ def _array(dtype, ndim, layout, readonly=False):
 
 
 @_once
-def _one(dtype):
-    return forward_module.make_one(jit, TABLE[machine.host().isa], dtype.itemsize)
-
-
-@_once
-def _rows(dtype):
-    return forward_module.make_rows(jit, _one(dtype))
+def kernels(dtype: np.dtype) -> tuple[int, int]:
+    """Return the addresses of the network kernels of a dtype, for many rows and for one: all arithmetic is there."""
+    tiles, itemsize = TABLE[machine.host().isa], dtype.itemsize
+    many = forward_module.make_kernel(forward_module.make_one(jit, tiles, itemsize))
+    one = forward_module.make_row_kernel(inlined, tiles, itemsize)
+    if numba.config.DISABLE_JIT:
+        return _register(twin.KERNELS, many), _register(twin.KERNELS, one)
+    view, integer = View(numba.from_dtype(dtype)), types.intp
+    signature = types.void(integer, integer, view, integer, view, view, integer)
+    return _address(many, signature, ("kernel", dtype.str)), _address(one, signature, ("row kernel", dtype.str))
 
 
 @_once
 def forward(dtype: np.dtype, parallel: bool):
-    """Return the compiled network kernel of a dtype: the parallel one, or its serial twin."""
-    program = types.Array(types.int64, 2, "C", readonly=True)
+    """Return ``forward(code, x, y, scratch, block, half, threads)``: the parallel kernel, or its serial twin."""
     x, y, scratch = _array(dtype, 2, "A", readonly=True), _array(dtype, 2, "A"), _array(dtype, 1, "C")
-    signature = types.void(program, x, y, scratch, types.intp, types.intp, types.intp)
-    function = forward_module.make_forward(_rows(dtype))
-    return _dispatcher(function, signature, ("forward", dtype.str), parallel)
+    signature = types.void(types.intp, x, y, scratch, types.intp, types.intp, types.intp)
+    return _dispatcher(forward_module.forward, signature, ("forward", dtype.str), parallel)
 
 
 @_once
 def single(dtype: np.dtype):
-    """Return the compiled kernel of one layer whose weights are not packed."""
-    program = types.Array(types.int64, 2, "C", readonly=True)
+    """Return ``single(code, w, b, x, y)``: one layer whose weights are not packed."""
+    code = types.Array(types.int64, 1, "C")
     w, b = _array(dtype, 2, "A", readonly=True), _array(dtype, 1, "C", readonly=True)
     x, y = _array(dtype, 2, "A", readonly=True), _array(dtype, 2, "A")
-    function = forward_module.make_single(_one(dtype))
-    return _dispatcher(function, types.void(program, w, b, x, y), ("single", dtype.str), False)
+    return _dispatcher(forward_module.single, types.void(code, w, b, x, y), ("single", dtype.str), False)
 
 
 @_once
-def blocks(dtype: np.dtype):
-    """Return the network kernel that other compiled code calls: ``forward(program, x, out, scratch)``."""
-    return jit(forward_module.make_blocks(_rows(dtype)))
+def blocks():
+    """Return what other compiled code calls: ``blocks(code, x, out, scratch)``."""
+    return jit(forward_module.blocks)
+
+
+@_once
+def direct_network(dtype: np.dtype):
+    """Return ``network(code, x, out)``, for plain arrays, which leaves others alone; None where there is none."""
+    if not DIRECT:
+        return None
+    borrow = addresses.make_borrow(numba.from_dtype(dtype))
+    return _entry_point(direct.make_network(jit, borrow, dtype.itemsize), ("direct network", dtype.str))
+
+
+@_once
+def direct_activation():
+    """Return ``activation(code, x, out)``, for plain arrays, which leaves others alone; None where there is none."""
+    if not DIRECT:
+        return None
+    borrows = map(addresses.make_borrow, (types.float32, types.float64))
+    return _entry_point(direct.make_activation(jit, *borrows), ("direct activation",))
+
+
+def _entry_point(function, key):
+    """Return a compiled function of an address and two operands without numba's dispatch, which types its arguments."""
+    signature = types.intp(types.intp, operand.operand, operand.operand)
+    dispatcher = _dispatcher(function, signature, key, False)
+    _alive.append(dispatcher)
+    (result,) = dispatcher.overloads.values()
+    return result.entry_point
 
 
 @_once
@@ -149,13 +184,16 @@ def activation_pass(activation, dtype: np.dtype) -> int:
     make = passes.make_rowwise if activation.rowwise else passes.make_elementwise
     pointer = types.CPointer(numba.from_dtype(dtype))
     signature = types.void(pointer, pointer, *[types.int64] * 4)
-    function = named(make(scalar(activation)), _identity(activation))
-    callback = CFunc(function, (signature.args, signature.return_type), {}, FLAGS)
-    if fingerprint(activation.function) is not None:
-        callback._cache = cache.KernelCache(("pass", _identity(activation), dtype.str, machine.host().isa))
-    callback.compile()
-    _alive.append(callback)
-    return callback.address
+    cached = fingerprint(activation.function) is not None
+    return _address(make(scalar(activation)), signature, ("pass", _identity(activation), dtype.str), cached)
+
+
+def _address(function, signature, key, cached=True) -> int:
+    """Return the address of a function compiled for one signature: numba's convention, see `addresses`."""
+    dispatcher = _dispatcher(function, signature, key, False, cached)
+    _alive.append(dispatcher)
+    (result,) = dispatcher.overloads.values()
+    return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
 
 @_once
@@ -164,7 +202,7 @@ def _identity(activation) -> tuple:
     return activation.name, fingerprint(activation.function) or uuid.uuid4().hex
 
 
-_alive: list = []  # compiled passes: their code must outlive every program that holds their address
+_alive: list = []  # what has an address, or an entry point: its code must outlive every program that holds it
 _python_addresses = itertools.count(1)
 
 
@@ -179,8 +217,13 @@ def _python_pass(activation) -> int:
                 else:
                     row[:] = [activation.function(value) for value in row]
 
+    return _register(twin.PASSES, run)
+
+
+def _register(functions, function) -> int:
+    """Give a plain-Python kernel an address of its own."""
     address = next(_python_addresses)
-    twin.PASSES[address] = run
+    functions[address] = function
     return address
 
 
@@ -214,9 +257,11 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
     Returns, and reports to `progress` as each is done, what it is, the seconds it took and whether it was there
     already, in the disk cache or in this process.
     """
-    jobs = []
+    jobs = [("direct activation", direct_activation)]
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
+        jobs.append((f"kernels {dtype}", functools.partial(kernels, dtype)))
         jobs.append((f"single {dtype}", functools.partial(single, dtype)))
+        jobs.append((f"direct network {dtype}", functools.partial(direct_network, dtype)))
         for parallel in (False, True):
             kind = "parallel" if parallel else "serial"
             jobs.append((f"forward {kind} {dtype}", functools.partial(forward, dtype, parallel)))

@@ -48,6 +48,17 @@ def work(shapes: tuple[tuple[int, int], ...], m: int) -> int:
     return m * sum(k * n for k, n in shapes)
 
 
+def block_rows(shapes: tuple[tuple[int, int], ...], width: int, itemsize: int) -> int:
+    """Return how many rows at most go through layers of `shapes` together."""
+    deepest = max(max(k for k, _ in shapes), width, 1)
+    return max(ROW_QUANTUM, min(BLOCK_ROWS, BLOCK_BYTES // (deepest * itemsize) // ROW_QUANTUM * ROW_QUANTUM))
+
+
+def most_serial_rows(shapes: tuple[tuple[int, int], ...]) -> int:
+    """Return the number of rows up to which layers of `shapes` stay on one thread, whatever the settings."""
+    return FEWEST_PARALLEL // max(1, work(shapes, 1))
+
+
 @functools.lru_cache(maxsize=1024)
 def forward(shapes: tuple[tuple[int, int], ...], width: int, itemsize: int, m: int, limit: int, layer: str) -> Plan:
     """Plan `m` rows through layers of `shapes`, with at most `limit` threads of a threading layer.
@@ -55,8 +66,7 @@ def forward(shapes: tuple[tuple[int, int], ...], width: int, itemsize: int, m: i
     Blocks are as equal as the row quantum allows and as many for each thread, for the slowest thread is what counts.
     """
     threads, why = threads_for(work(shapes, m), -(-m // ROW_QUANTUM), limit, PARALLEL_FROM[layer])
-    deepest = max(max(k for k, _ in shapes), width, 1)
-    most = max(ROW_QUANTUM, min(BLOCK_ROWS, BLOCK_BYTES // (deepest * itemsize) // ROW_QUANTUM * ROW_QUANTUM))
+    most = block_rows(shapes, width, itemsize)
     blocks = threads * max(1, -(-m // (threads * most)))
     block = max(1, min(most, -(-m // blocks // ROW_QUANTUM) * ROW_QUANTUM if m > most or threads > 1 else m))
     return Plan(m, threads, block, block * width, 2 * block * width * threads, why)

@@ -1,6 +1,9 @@
-"""A network as the kernels see it: one buffer of packed weights and one int64 table.
+"""A network as the kernels see it: one buffer of packed weights, and int64 code: a header and one table.
 
 ::
+
+    header  kernel | row kernel | layers | width | array type | dtype | features | outputs | most rows | block | ...
+             0x..       0x..        2       48       0x..       0x..      64        10         217       192
 
     table   k | n | vectors | weights | bias | row stride | panel stride | out stride | pass | pass columns
             64  48     3       0x..00   0x..40      48           3072            48      0x..    48         layer 0
@@ -8,8 +11,8 @@
 
     buffer  [panels of layer 0][its bias][panels of layer 1][its bias]         64-byte aligned, zero padded
 
-The table holds addresses, of weights and of compiled activation passes, so it belongs to one process and is built
-again in another.  Loading another network compiles nothing.
+The code holds addresses, of weights, compiled kernels and passes, so it belongs to one process and is built again in
+another.  Loading another network compiles nothing.
 """
 
 import functools
@@ -20,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numbadense._engine import compile as compiler
-from numbadense._engine import machine
+from numbadense._engine import machine, plan
 from numbadense._engine.cpu import forward, pack
 from numbadense._engine.cpu.tiles import TABLE, panel_width
 
@@ -38,11 +41,13 @@ class Program:
     """A packed network of one dtype.
 
     `shapes` holds ``(n_in, n_out)`` of each layer, `width` is the widest hidden row in elements (0 for a single
-    layer), and `buffer` is what keeps the addresses in `table` alive.  `plans` and `scratch` are the memory of
-    `numbadense._engine.run`.
+    layer); `table` is the part of `code` behind its header, and `buffer` is what keeps the addresses in it alive.
+    `address` is that of the code.  `plans` and `scratch` are the memory of `numbadense._engine.run`.
     """
 
+    code: np.ndarray
     table: np.ndarray
+    address: int
     buffer: object
     dtype: np.dtype
     n_in: int
@@ -53,10 +58,25 @@ class Program:
     scratch: dict = field(default_factory=dict)
 
 
-def _program(table: np.ndarray, buffer: object, dtype: np.dtype) -> Program:
+def _code(layers: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Return code for so many layers with nothing but the kernels filled in, and the table in it."""
+    code = np.zeros(forward.HEADER + layers * forward.COLUMNS, np.int64)
+    code[[forward.KERNEL, forward.ROW_KERNEL]] = compiler.kernels(dtype)
+    code[forward.LAYERS] = layers
+    return code, code[forward.HEADER :].reshape(layers, forward.COLUMNS)
+
+
+def _program(code: np.ndarray, table: np.ndarray, buffer: object, dtype: np.dtype) -> Program:
     shapes = tuple((int(k), int(n)) for k, n in table[:, [forward.N_IN, forward.N_OUT]])
     width = int(table[:-1, forward.OUT_ROW].max(initial=0))
-    return Program(table, buffer, dtype, shapes[0][0], shapes[-1][1], shapes, width)
+    program = Program(code, table, code.ctypes.data, buffer, dtype, shapes[0][0], shapes[-1][1], shapes, width)
+    block = plan.block_rows(shapes, width, dtype.itemsize)
+    scratch = np.empty(2 * block * width, dtype)
+    program.scratch[scratch.size] = [scratch]
+    code[[forward.WIDTH, forward.BLOCK, forward.MOST_ROWS]] = width, block, plan.most_serial_rows(shapes)
+    code[[forward.ARRAY_TYPE, forward.DTYPE, forward.SCRATCH]] = id(np.ndarray), id(dtype), scratch.ctypes.data
+    code[[forward.FEATURES, forward.OUTPUTS]] = program.n_in, program.n_out
+    return program
 
 
 def _vectors_and_columns(n: int, dtype: np.dtype) -> tuple[int, int]:
@@ -67,7 +87,7 @@ def _vectors_and_columns(n: int, dtype: np.dtype) -> tuple[int, int]:
 
 def build(layers: Sequence, dtype: np.dtype) -> Program:
     """Pack `layers`, each with its ``w``, ``b`` and ``activation``, for the CPU kernels of `dtype`."""
-    table = np.zeros((len(layers), forward.COLUMNS), np.int64)
+    code, table = _code(len(layers), dtype)
     plans = [_vectors_and_columns(layer.w.shape[1], dtype) for layer in layers]
     sizes = [pack.packed_size(*layer.w.shape, nr) for layer, (_, nr) in zip(layers, plans, strict=True)]
     buffer = pack.aligned_empty(sum(sizes), dtype)
@@ -83,11 +103,10 @@ def build(layers: Sequence, dtype: np.dtype) -> Program:
         row[[forward.WEIGHTS, forward.BIAS]] = address, address + k * padded * dtype.itemsize
         row[[forward.W_ROW, forward.W_PANEL, forward.OUT_ROW]] = nr, max(k, 1) * nr, padded
         row[forward.PASS] = _pass(layer.activation, dtype)
-        # A hidden layer's padding is swept along, in whole vectors; a row-wise activation must not see it.
-        hidden = index < len(layers) - 1
-        row[forward.PASS_COLUMNS] = padded if hidden and not layer.activation.rowwise else n
+        # Padding is swept along, in whole vectors; a row-wise activation must not see it.
+        row[forward.PASS_COLUMNS] = n if layer.activation.rowwise else padded
         offset += size
-    return _program(table, buffer, dtype)
+    return _program(code, table, buffer, dtype)
 
 
 def readable(w: np.ndarray, b: np.ndarray) -> bool:
@@ -100,15 +119,15 @@ def readable(w: np.ndarray, b: np.ndarray) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def unpacked(shape: tuple[int, int], w_row: int, activation, dtype: np.dtype, one_row: bool) -> np.ndarray:
-    """Return the table of a layer whose weights are not packed, but for their addresses."""
+    """Return the code of a layer whose weights are not packed, but for their addresses; copy it to fill them in."""
     tiles = TABLE[machine.host().isa]
-    table = np.zeros((1, forward.COLUMNS), np.int64)
+    code, table = _code(1, dtype)
     vectors = shape[1] // tiles.lanes(dtype.itemsize)
     vectors = tiles.wide if one_row and vectors >= tiles.wide else min(vectors, max(tiles.rows))
     table[0, [forward.N_IN, forward.N_OUT, forward.VECTORS]] = *shape, vectors
     table[0, [forward.W_ROW, forward.OUT_ROW]] = w_row, shape[1]
     table[0, [forward.PASS, forward.PASS_COLUMNS]] = _pass(activation, dtype), shape[1]
-    return table
+    return code
 
 
 def _pass(activation, dtype: np.dtype) -> int:

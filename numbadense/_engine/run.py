@@ -1,5 +1,7 @@
 """From operands to a kernel: check, allocate, plan, launch the parallel kernel or its serial twin, copy back."""
 
+import functools
+
 import numpy as np
 
 from numbadense._engine import compile as compiler
@@ -7,15 +9,13 @@ from numbadense._engine import plan as planner
 from numbadense._engine import program as build
 from numbadense._engine import threads as threading
 from numbadense._engine import validate
+from numbadense._engine.cpu import direct
 from numbadense._engine.program import Program
 
 PLANS_KEPT = 256  # batch sizes whose plan a network remembers
 PACK_FROM_ROWS = 48  # a single call packs its weights from this many rows on
 SCRATCH_KEPT = 4  # idle scratch buffers of one size that a network keeps for its next calls
-ndarray = np.ndarray
 COMPUTED = (validate.FLOAT32, validate.FLOAT64)
-DIRECT = 0x1 | 0x100 | 0x400  # ndarray.flags.num: C-contiguous, aligned, writeable
-OWNDATA = 0x4
 
 
 def plan(program: Program, m: int, threads: int | None) -> planner.Plan:
@@ -37,54 +37,44 @@ def remembered(program: Program, m: int, threads: int | None) -> planner.Plan:
 
 
 def bind(program: Program, owner):
-    """Return ``call(x, out, threads)``, which runs a program; `owner` is what x must fit, for the error.
-
-    The first lines of `call` are a short cut for the arrays of a tight loop: plain, native, contiguous, of the right
-    shape, apart from each other.
-    """
-    dtype, n_in, n_out = program.dtype, program.n_in, program.n_out
-    serial = compiler.forward(dtype, False)
-    table, plans, pools = program.table, program.plans, program.scratch
-    no_scratch = np.empty(0, dtype)
+    """Return ``call(x, out, threads)``, which runs a program; `owner` is what x must fit, for the error."""
+    kind = program.dtype, program.n_in, program.n_out
 
     def rows(x: np.ndarray, y: np.ndarray, threads: int | None) -> None:
         """Run over the rows of `x` into `y`: 2-D, native, validated, apart from each other."""
         plain = threads is None or type(threads) is int  # True and 1.0 are equal to 1, but not a number of threads
-        todo = (plans.get((len(x), threads)) if plain else None) or remembered(program, len(x), threads)
-        size = todo.scratch
-        scratch = no_scratch
-        if size:
-            pool = pools.setdefault(size, [])
-            try:
-                scratch = pool.pop()
-            except IndexError:
-                scratch = np.empty(size, dtype)
-        if todo.threads == 1:
-            serial(table, x, y, scratch, todo.block, todo.half, 1)
-        else:
-            _launch(todo, dtype, table, x, y, scratch)
-        if size and len(pool) < SCRATCH_KEPT:
+        todo = (program.plans.get((len(x), threads)) if plain else None) or remembered(program, len(x), threads)
+        pool = program.scratch.setdefault(todo.scratch, [])
+        try:
+            scratch = pool.pop()
+        except IndexError:
+            scratch = np.empty(todo.scratch, program.dtype)
+        _launch(todo, program, x, y, scratch)
+        if len(pool) < SCRATCH_KEPT:
             pool.append(scratch)
 
     def call(x, out, threads: int | None) -> np.ndarray:
-        if type(x) is ndarray and type(out) is ndarray and x.dtype is dtype and out.dtype is dtype:
-            flags = x.flags.num & out.flags.num
-            if flags & DIRECT == DIRECT and (flags & OWNDATA or not np.may_share_memory(x, out)) and x is not out:
-                shape = x.shape
-                if len(shape) == 2 and shape[1] == n_in and out.shape == (shape[0], n_out):
-                    rows(x, out, threads)
-                    return out
-        return _call((dtype, n_in, n_out), rows, x, out, threads, owner, ())
+        return _call(kind, rows, x, out, threads, owner, ())
 
     return call
 
 
-def _launch(todo: planner.Plan, dtype: np.dtype, table, x, y, scratch) -> None:
+def bind_direct(program: Program):
+    """Return ``direct(x, out)``: run a program and say True, or False where the long way has to."""
+    network = compiler.direct_network(program.dtype)
+    return never if network is None else functools.partial(network, program.address)
+
+
+def never(x, out) -> int:
+    """Leave everything to the long way."""
+    return 0
+
+
+def _launch(todo: planner.Plan, program: Program, x, y, scratch) -> None:
     """Run the parallel kernel, or its serial twin where that is all that is safe."""
-    if not todo.parallel or not threading.launch(
-        compiler.forward(dtype, True), table, x, y, scratch, todo.block, todo.half, todo.threads
-    ):
-        compiler.forward(dtype, False)(table, x, y, scratch, todo.block, todo.half, 1)
+    arguments = program.address, x, y, scratch, todo.block, todo.half
+    if not todo.parallel or not threading.launch(compiler.forward(program.dtype, True), *arguments, todo.threads):
+        compiler.forward(program.dtype, False)(*arguments, 1)
 
 
 def _call(kind, rows, x, out, threads, owner, operands) -> np.ndarray:
@@ -123,13 +113,13 @@ def dense(x: np.ndarray, w: np.ndarray, b: np.ndarray, activation, out, threads:
     m = x.size // w.shape[0] if w.shape[0] else PACK_FROM_ROWS
 
     def in_place(x: np.ndarray, y: np.ndarray, threads: int | None) -> None:
-        table = build.unpacked(w.shape, w.strides[0] // dtype.itemsize, activation, dtype, m == 1)
-        compiler.single(dtype)(table, w, b, x, y)
+        code = build.unpacked(w.shape, w.strides[0] // dtype.itemsize, activation, dtype, m == 1)
+        compiler.single(dtype)(code.copy(), w, b, x, y)
 
     def packed(x: np.ndarray, y: np.ndarray, threads: int | None) -> None:
         program = build.build([build.Layer(w, b, activation)], dtype)
         todo = plan(program, len(x), threads)
-        _launch(todo, dtype, program.table, x, y, np.empty(0, dtype))
+        _launch(todo, program, x, y, np.empty(0, dtype))
 
     most = 1 if threads is None and m * w.size < planner.FEWEST_PARALLEL else threading.limit(threads)
     rows = in_place if m < PACK_FROM_ROWS and most == 1 and build.readable(w, b) else packed
@@ -137,34 +127,22 @@ def dense(x: np.ndarray, w: np.ndarray, b: np.ndarray, activation, out, threads:
 
 
 def bind_activation(activation):
-    """Return ``call(x, out, threads)``: the activation of every element of x, or of every row for a row-wise one.
-
-    Its first lines are a short cut for small, plain, contiguous 1-D arrays.
-    """
-    seen: dict[np.dtype, tuple] = {}  # the pass and the serial kernel of a dtype, once they are compiled
+    """Return ``direct(x, out)`` and ``call(x, out, threads)`` of an activation over every element, or row, of x."""
+    function = compiler.direct_activation()
+    code = np.zeros(direct.ACTIVATION_WORDS, np.int64)
+    code[[direct.OF_FLOAT32, direct.OF_FLOAT64, direct.KIND]] = id(COMPUTED[0]), id(COMPUTED[1]), id(np.ndarray)
+    code[[direct.ROWWISE, direct.MOST_ELEMENTS]] = activation.rowwise, planner.FEWEST_PARALLEL_ELEMENTS - 1
+    passes = direct.PASS32, direct.PASS64
 
     def call(x, out, threads: int | None):
-        if type(x) is ndarray and type(out) is ndarray and x.dtype is out.dtype and x.dtype in seen:
-            shape = x.shape
-            flags = x.flags.num & out.flags.num
-            if (
-                len(shape) == 1
-                and out.shape == shape
-                and flags & DIRECT == DIRECT
-                and (x is out or flags & OWNDATA)
-                and 0 < shape[0] < planner.FEWEST_PARALLEL_ELEMENTS
-                and (threads is None or (type(threads) is int and threads > 0))
-            ):
-                address, serial = seen[x.dtype]
-                serial(address, x, out, shape[0] if activation.rowwise else 1, 1)
-                return out
         result = _activate(activation, x, out, threads)
-        dtype = result.dtype
-        if dtype in COMPUTED and dtype not in seen:
-            seen[dtype] = compiler.activation_pass(activation, dtype), compiler.apply(dtype, False)
+        for dtype, index in zip(COMPUTED, passes, strict=True):
+            if result.dtype is dtype and code[index] == 0:
+                code[index] = compiler.activation_pass(activation, dtype)
         return result
 
-    return call
+    call.code = code  # whose address the other one has
+    return never if function is None else functools.partial(function, code.ctypes.data), call
 
 
 def _activate(activation, x, out, threads: int | None):

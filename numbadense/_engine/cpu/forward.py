@@ -1,30 +1,43 @@
 """Dense forward propagation on the CPU: one function that runs every network.
 
-A network is an int64 table, one row a layer (columns below), that says where the packed weights lie, how wide their
-panels are and which activation pass follows.  Rows of x go through all the layers a block at a time, so that hidden
-activations stay in cache.
+A network is int64 code: a header (words below), then a table, one row a layer (columns below), that says where the
+packed weights lie, how wide their panels are and which activation pass follows.  Rows of x go through all the layers a
+block at a time, so that hidden activations stay in cache.
 
 Every output is ``bias + x[0] w[0] + x[1] w[1] + ...``, one fused multiply-add at a time in this order, whatever the
 batch, the block, the tile or the thread: the bits of a row depend on that row and the weights alone.
+
+All heavy code of a dtype is one kernel behind one address, which the header holds.  What calls it, from Python or from
+the user's own compiled code, is thin.
 """
 
 from numba import prange
 
 from numbadense._engine.cpu.primitives import (
     address_of,
+    call_kernel,
     call_pass,
+    copy_row,
     matrix,
     matrix_at,
     part,
     rank1,
+    rows_at,
     rows_of,
+    stack,
     start,
     store,
+    word,
 )
 
 # The columns of the program table.  Weights and biases are memory addresses, strides are in elements.
 N_IN, N_OUT, VECTORS, WEIGHTS, BIAS, W_ROW, W_PANEL, OUT_ROW, PASS, PASS_COLUMNS = range(10)
 COLUMNS = 10
+# The words of the header: the addresses of the kernels for many rows and for one, the number of layers, the elements
+# of the widest hidden row, and what `numbadense._engine.cpu.direct` needs.  The table begins after HEADER words.
+KERNEL, ROW_KERNEL, LAYERS, WIDTH, ARRAY_TYPE, DTYPE, FEATURES, OUTPUTS, MOST_ROWS, BLOCK, SCRATCH = range(11)
+HEADER = 16
+WORD = 8  # bytes
 
 ROWS_AT_ONCE = 8  # of weights that are not packed, for a single row of x
 
@@ -121,76 +134,113 @@ def make_one(jit, tiles, itemsize):
     return jit(one, itemsize)
 
 
-def make_rows(jit, one):
-    """Return the kernel that takes `m` rows of x, at most a block, through every layer of a program into y.
+def make_row_kernel(jit, tiles, itemsize):
+    """Return the kernel that takes one row of x through every layer of packed code into y: as `make_kernel`'s.
 
-    The weights lie `base` bytes after where the program says.  `scratch` holds the hidden activations: two halves,
-    written in turn.
+    A row alone waits for one multiply-add after another, and whatever comes between two layers adds to that: hidden
+    layers are whole vectors, and so is a narrow last one, on the stack, before its columns are copied.
+    """
+    lanes = tiles.lanes(itemsize)
+    tile1, tile2, tile3 = (make_tile(jit, 1, nv, lanes) for nv in (1, 2, 3))
+    tile4 = make_tile(jit, 1, 4, lanes) if 4 in tiles.rows else tile3
+    few = 4 * lanes
+
+    def row_kernel(code, base, x, m, y, scratch, half):
+        last = word(code, LAYERS) - 1
+        layer = code + HEADER * WORD
+        narrow = stack(x, few)
+        source = x
+        for index in range(last + 1):
+            n, padded, nv = word(layer, N_OUT), word(layer, OUT_ROW), word(layer, VECTORS)
+            if index < last:
+                target, columns = rows_at(scratch, (index & 1) * half, padded), padded
+            elif n % lanes == 0 or padded > few:
+                target, columns = y, n
+            else:
+                target, columns = narrow, padded
+            k, nr, w, bias = word(layer, N_IN), nv * lanes, word(layer, WEIGHTS) + base, word(layer, BIAS) + base
+            panel = word(layer, W_PANEL) * itemsize
+            for j in range(0, padded, nr):
+                wj, bj = matrix_at(x, w, k, nr, nr), matrix_at(x, bias + j * itemsize, 1, nr, nr)
+                yj = part(target, 0, j)
+                if nv == 4:
+                    tile4(source, k, wj, bj, yj, columns - j)
+                elif nv == 3:
+                    tile3(source, k, wj, bj, yj, columns - j)
+                elif nv == 2:
+                    tile2(source, k, wj, bj, yj, columns - j)
+                else:
+                    tile1(source, k, wj, bj, yj, columns - j)
+                w += panel
+            if word(layer, PASS) != 0:
+                call_pass(word(layer, PASS), target, target, 1, min(word(layer, PASS_COLUMNS), columns))
+            if index == last and columns > n:
+                copy_row(target, y, n)
+            source = target
+            layer += COLUMNS * WORD
+
+    return row_kernel
+
+
+def make_kernel(one):
+    """Return the kernel that takes `m` rows of x, at most a block, through every layer of the code into y.
+
+    The weights lie `base` bytes after where the code says.  `scratch` holds the hidden activations: two halves of
+    `half` elements, written in turn.
     """
 
-    def rows(program, base, x, m, y, scratch, offset, half):
-        layers = program.shape[0]
+    def kernel(code, base, x, m, y, scratch, half):
+        last = word(code, LAYERS) - 1
+        layer = code + HEADER * WORD
         source = x
-        for index in range(layers):
-            k, w, w_row = program[index, N_IN], program[index, WEIGHTS] + base, program[index, W_ROW]
-            bias, w_panel, nv = program[index, BIAS] + base, program[index, W_PANEL], program[index, VECTORS]
-            if index == layers - 1:
-                n = program[index, N_OUT]
-                target = y
-            else:
-                n = program[index, OUT_ROW]
-                target = rows_of(scratch, offset + (index & 1) * half, n)
-            one(source, m, k, n, nv, w, w_row, w_panel, bias, target)
-            if program[index, PASS] != 0:
-                call_pass(program[index, PASS], target, target, m, program[index, PASS_COLUMNS])
+        for index in range(last + 1):
+            w, w_row, w_panel = word(layer, WEIGHTS) + base, word(layer, W_ROW), word(layer, W_PANEL)
+            n, target = word(layer, N_OUT), y
+            if index < last:
+                n = word(layer, OUT_ROW)
+                target = rows_at(scratch, (index & 1) * half, n)
+            bias = word(layer, BIAS) + base
+            one(source, m, word(layer, N_IN), n, word(layer, VECTORS), w, w_row, w_panel, bias, target)
+            if word(layer, PASS) != 0:
+                call_pass(word(layer, PASS), target, target, m, min(word(layer, PASS_COLUMNS), n))
             source = target
+            layer += COLUMNS * WORD
 
-    return jit(rows)
-
-
-def make_single(one):
-    """Return the kernel of one layer over few rows, whose weights are not packed: the program lacks their addresses."""
-
-    def single(program, w, b, x, y):
-        m, y_view = x.shape[0], matrix(y)
-        if m == 0:
-            return
-        k, n, nv, w_row = program[0, N_IN], program[0, N_OUT], program[0, VECTORS], program[0, W_ROW]
-        one(matrix(x), m, k, n, nv, address_of(w), w_row, 0, address_of(b), y_view)
-        if program[0, PASS] != 0:
-            call_pass(program[0, PASS], y_view, y_view, m, n)
-
-    return single
+    return kernel
 
 
-def make_forward(rows):
-    """Return the body of both twins: each thread takes its share of the blocks through the network."""
-
-    def forward(program, x, y, scratch, block, half, threads):
-        m = x.shape[0]
-        blocks = (m + block - 1) // block
-        for t in prange(threads):
-            xv, yv = matrix(x), matrix(y)
-            for b in range(t * blocks // threads, (t + 1) * blocks // threads):
-                i = b * block
-                rows(program, 0, part(xv, i, 0), min(block, m - i), part(yv, i, 0), scratch, t * 2 * half, half)
-
-    return forward
+def single(code, w, b, x, y):
+    """Run one layer over few rows, whose weights are not packed: the code, an array, takes their addresses here."""
+    m, xv = x.shape[0], matrix(x)
+    if m > 0:
+        code[HEADER + WEIGHTS], code[HEADER + BIAS] = address_of(w), address_of(b)
+        call_kernel(code[KERNEL], address_of(code), 0, xv, m, matrix(y), xv, 0)
 
 
-def make_blocks(rows):
-    """Return ``forward(program, x, out, scratch)`` for callers inside compiled code: as many rows at once as fit."""
+def forward(code, x, y, scratch, block, half, threads):
+    """Run a network: each thread takes its share of the blocks through all layers.  The body of both twins."""
+    m = x.shape[0]
+    blocks = (m + block - 1) // block
+    for t in prange(threads):
+        xv, yv, own = matrix(x), matrix(y), rows_of(scratch, t * 2 * half, 1)
+        for b in range(t * blocks // threads, (t + 1) * blocks // threads):
+            i = b * block
+            rows = min(block, m - i)
+            address = word(code, ROW_KERNEL if rows == 1 else KERNEL)
+            call_kernel(address, code, 0, part(xv, i, 0), rows, part(yv, i, 0), own, half)
 
-    def forward(program, x, out, scratch):
-        width = 0
-        for index in range(program.shape[0] - 1):
-            width = max(width, program[index, OUT_ROW])
-        half = scratch.size // 2
-        block = half // width if width > 0 else x.shape[0]
-        if block == 0 and x.shape[0] > 0:
-            raise ValueError("scratch is too small for one row: take it from numbadense.jit.arguments(network).")
-        for i in range(0, x.shape[0], max(1, block)):
-            m = min(block, x.shape[0] - i)
-            rows(program, 0, part(matrix(x), i, 0), m, part(matrix(out), i, 0), scratch, 0, half)
 
-    return forward
+def blocks(code, x, out, scratch):
+    """Run a network for a caller inside compiled code: as many rows at once as `scratch` has room for."""
+    m, width, half = x.shape[0], word(code, WIDTH), scratch.size // 2
+    if half < width and m > 0:
+        raise ValueError("scratch is too small for one row: take it from numbadense.jit.arguments(network).")
+    xv, yv, own = matrix(x), matrix(out), rows_of(scratch, 0, 1)
+    if m == 1:
+        call_kernel(word(code, ROW_KERNEL), code, 0, xv, 1, yv, own, half)
+        return
+    block = half // width if width > 0 else max(1, m)
+    for i in range(0, m, block):
+        rows = min(block, m - i)
+        address = word(code, ROW_KERNEL if rows == 1 else KERNEL)
+        call_kernel(address, code, 0, part(xv, i, 0), rows, part(yv, i, 0), own, half)

@@ -5,19 +5,24 @@ from numba import config
 if config.DISABLE_JIT:
     from numbadense._engine.cpu.twin import (
         address_of,
+        call_kernel,
         call_pass,
+        copy_row,
         matrix,
         matrix_at,
         part,
         rank1,
+        rows_at,
         rows_of,
+        stack,
         start,
         store,
+        word,
     )
 else:
+    from numbadense._engine.cpu.addresses import call_kernel, call_pass, copy_row, rows_at, stack, word
     from numbadense._engine.cpu.tile import (
         address_of,
-        call_pass,
         matrix,
         matrix_at,
         part,
@@ -27,4 +32,19 @@ else:
         store,
     )
 
-__all__ = ["address_of", "call_pass", "matrix", "matrix_at", "part", "rank1", "rows_of", "start", "store"]
+__all__ = [
+    "address_of",
+    "call_kernel",
+    "call_pass",
+    "copy_row",
+    "matrix",
+    "matrix_at",
+    "part",
+    "rank1",
+    "rows_at",
+    "rows_of",
+    "stack",
+    "start",
+    "store",
+    "word",
+]

@@ -84,7 +84,7 @@ def _load(builder, pointer, offset, tile):
     return value
 
 
-def _make_view(context, builder, view, data, ld, inc):
+def make_view(context, builder, view, data, ld, inc):
     struct = cgutils.create_struct_proxy(view)(context, builder)
     struct.data, struct.ld, struct.inc = data, ld, inc
     return struct._getvalue()
@@ -99,7 +99,7 @@ def matrix(typing_context, array):
         a = context.make_array(signature.args[0])(context, builder, args[0])
         item = I64(array.dtype.bitwidth // 8)
         ld, inc = (builder.sdiv(stride, item) for stride in cgutils.unpack_tuple(builder, a.strides, 2))
-        return _make_view(context, builder, view, a.data, ld, inc)
+        return make_view(context, builder, view, a.data, ld, inc)
 
     return view(array), codegen
 
@@ -111,7 +111,7 @@ def rows_of(typing_context, buffer, offset, ld):
 
     def codegen(context, builder, signature, args):
         a = context.make_array(signature.args[0])(context, builder, args[0])
-        return _make_view(context, builder, view, builder.gep(a.data, [args[1]]), args[2], I64(1))
+        return make_view(context, builder, view, builder.gep(a.data, [args[1]]), args[2], I64(1))
 
     return view(buffer, types.intp, types.intp), codegen
 
@@ -123,7 +123,7 @@ def matrix_at(typing_context, like, address, rows, columns, ld):
 
     def codegen(context, builder, signature, args):
         pointer = context.get_value_type(types.CPointer(view.dtype))
-        return _make_view(context, builder, view, builder.inttoptr(args[1], pointer), args[4], I64(1))
+        return make_view(context, builder, view, builder.inttoptr(args[1], pointer), args[4], I64(1))
 
     return view(like, types.intp, types.intp, types.intp, types.intp), codegen
 
@@ -146,7 +146,7 @@ def part(typing_context, view, i, j):
     def codegen(context, builder, signature, args):
         v = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0])
         offset = builder.add(builder.mul(args[1], v.ld), builder.mul(args[2], v.inc))
-        return _make_view(context, builder, signature.args[0], builder.gep(v.data, [offset]), v.ld, v.inc)
+        return make_view(context, builder, signature.args[0], builder.gep(v.data, [offset]), v.ld, v.inc)
 
     return view(view, types.intp, types.intp), codegen
 
@@ -225,22 +225,6 @@ def store(typing_context, tile, y, columns):
         return context.get_dummy_value()
 
     return types.void(tile, y, types.intp), codegen
-
-
-@intrinsic
-def call_pass(typing_context, address, x, y, rows, columns):
-    """Call the activation pass at `address` from ``x[:rows, :columns]`` to y: the same view or one apart from it."""
-
-    def codegen(context, builder, signature, args):
-        xv = cgutils.create_struct_proxy(signature.args[1])(context, builder, args[1])
-        yv = cgutils.create_struct_proxy(signature.args[2])(context, builder, args[2])
-        function_type = ir.FunctionType(ir.VoidType(), [xv.data.type, yv.data.type, I64, I64, I64, I64])
-        function = builder.inttoptr(args[0], function_type.as_pointer())
-        apart = builder.zext(builder.icmp_unsigned("!=", xv.data, yv.data), I64)
-        builder.call(function, [xv.data, yv.data, args[3], args[4], yv.ld, apart])
-        return context.get_dummy_value()
-
-    return types.void(types.intp, x, y, types.intp, types.intp), codegen
 
 
 @intrinsic

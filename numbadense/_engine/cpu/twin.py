@@ -9,6 +9,7 @@ import ctypes
 import numpy as np
 
 PASSES = {}  # address -> the activation pass that it stands for
+KERNELS = {}  # address -> the network kernel that it stands for
 
 
 def matrix(array):
@@ -64,3 +65,28 @@ def call_pass(address, x, y, rows, columns):
     target = y[:rows, :columns]
     target[:] = x[:rows, :columns]
     PASSES[int(address)](target)
+
+
+def word(address, index):
+    """The int64 that lies `index` words after an address."""
+    return ctypes.c_int64.from_address(int(address) + 8 * int(index)).value
+
+
+def rows_at(view, offset, ld):
+    """The memory of a flat buffer, from `offset` on, in rows of `ld` elements."""
+    return rows_of(view.reshape(-1), offset, ld)
+
+
+def stack(like, size):
+    """A row of `size` elements."""
+    return np.empty((1, size), like.dtype)
+
+
+def copy_row(source, target, n):
+    """``target[0, :n] = source[0, :n]``."""
+    target[0, :n] = source[0, :n]
+
+
+def call_kernel(address, code, base, x, m, y, scratch, half):
+    """Run the registered Python kernel."""
+    KERNELS[int(address)](code, base, x, m, y, scratch, half)

@@ -1,0 +1,146 @@
+"""What kernels reach through memory addresses: words, tables, other kernels, scratch that threads share.
+
+Numba passes an array as seven words; an address is one.  Kernels and activation passes behind addresses are compiled
+once per dtype, whoever calls them.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from numbadense._engine.cpu.tile import I64, View, make_view
+
+
+def _word_pointer(builder, address, index):
+    return builder.gep(builder.inttoptr(address, I64.as_pointer()), [index])
+
+
+@intrinsic
+def word(typing_context, address, index):
+    """Return the int64 that lies `index` words after an address."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load(_word_pointer(builder, args[0], args[1]))
+
+    return types.intp(types.intp, types.intp), codegen
+
+
+@intrinsic
+def swap(typing_context, address, index, value):
+    """Put `value` where the word `index` words after an address is, and return what was there: atomically."""
+
+    def codegen(context, builder, signature, args):
+        pointer = _word_pointer(builder, args[0], args[1])
+        return builder.atomic_rmw("xchg", pointer, args[2], "seq_cst")
+
+    return types.intp(types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
+def rows_at(typing_context, view, offset, ld):
+    """Return the memory of `view`, from `offset` elements on, in rows of `ld` elements."""
+
+    def codegen(context, builder, signature, args):
+        v = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0])
+        return make_view(context, builder, signature.args[0], builder.gep(v.data, [args[1]]), args[2], I64(1))
+
+    return view(view, types.intp, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def stack(typing_context, like, size):
+    """Return a row of `size` elements, a literal, of the dtype of `like`, on the stack of the kernel that asks."""
+    if not isinstance(size, types.IntegerLiteral):
+        return None
+    view = View(like.dtype)
+
+    def codegen(context, builder, signature, args):
+        element = context.get_data_type(view.dtype)
+        row = cgutils.alloca_once(builder, ir.ArrayType(element, size.literal_value))
+        row.align = 64
+        data = builder.bitcast(row, element.as_pointer())
+        return make_view(context, builder, view, data, I64(size.literal_value), I64(1))
+
+    return view(like, size), codegen
+
+
+@intrinsic
+def copy_row(typing_context, source, target, n):
+    """Copy ``target[0, :n] = source[0, :n]``, an element at a time.
+
+    The caller's next step may be to read one of them: a masked store would keep it waiting until it is in the cache.
+    """
+
+    def codegen(context, builder, signature, args):
+        s, t = (
+            cgutils.create_struct_proxy(kind)(context, builder, view).data
+            for kind, view in zip(signature.args[:2], args[:2], strict=True)
+        )
+        with cgutils.for_range(builder, args[2]) as loop:
+            builder.store(builder.load(builder.gep(s, [loop.index])), builder.gep(t, [loop.index]))
+        return context.get_dummy_value()
+
+    return types.void(source, target, types.intp), codegen
+
+
+def call_compiled(context, builder, address, kinds, args):
+    """Call the function at an address that numba compiled for arguments of `kinds` and that returns nothing.
+
+    By numba's own convention, not C's, so that no wrapper copies the arguments.  An error, which only a check of bounds
+    can give, becomes the caller's.
+    """
+    convention = context.call_conv
+    function_type = convention.get_function_type(types.none, kinds)
+    function = builder.inttoptr(address, function_type.as_pointer())
+    status, _ = convention.call_function(builder, function, types.none, kinds, args)
+    with builder.if_then(status.is_error, likely=False):
+        convention.return_status_propagate(builder, status)
+    return context.get_dummy_value()
+
+
+@intrinsic
+def call_kernel(typing_context, address, code, base, x, m, y, scratch, half):
+    """Call the network kernel at `address`: see `numbadense._engine.cpu.forward.make_kernel`."""
+
+    def codegen(context, builder, signature, args):
+        return call_compiled(context, builder, args[0], signature.args[1:], args[1:])
+
+    integer = types.intp
+    return types.void(integer, integer, integer, x, integer, y, scratch, integer), codegen
+
+
+@intrinsic
+def call_pass(typing_context, address, x, y, rows, columns):
+    """Call the activation pass at `address` from ``x[:rows, :columns]`` to y: the same view or one apart from it."""
+    pointer = types.CPointer(x.dtype)
+    kinds = (pointer, pointer, *[types.int64] * 4)
+
+    def codegen(context, builder, signature, args):
+        xv, yv = (cgutils.create_struct_proxy(signature.args[i])(context, builder, args[i]) for i in (1, 2))
+        apart = builder.zext(builder.icmp_unsigned("!=", xv.data, yv.data), I64)
+        operands = [xv.data, yv.data, args[3], args[4], yv.ld, apart]
+        return call_compiled(context, builder, args[0], kinds, operands)
+
+    return types.void(types.intp, x, y, types.intp, types.intp), codegen
+
+
+@intrinsic
+def address(typing_context, operand):
+    """Return the address of the object that an operand is."""
+    return types.intp(operand), lambda context, builder, signature, args: args[0]
+
+
+def make_borrow(dtype):
+    """Return the intrinsic ``borrow(address, ld)``: memory at an address, in rows of `ld` elements of a numba dtype."""
+    view = View(dtype)
+
+    @intrinsic
+    def borrow(typing_context, address, ld):
+        def codegen(context, builder, signature, args):
+            data = builder.inttoptr(args[0], context.get_value_type(types.CPointer(dtype)))
+            return make_view(context, builder, view, data, args[1], I64(1))
+
+        return view(types.intp, types.intp), codegen
+
+    return borrow
