@@ -12,6 +12,7 @@ from numba import config
 import numbadense as nd
 from numbadense import activations
 from numbadense._engine import compile as compiler
+from numbadense._engine import program as build
 
 WIDTHS = (9, 33, 70, 5)
 
@@ -68,6 +69,20 @@ def test_the_parallel_kernel_and_its_serial_twin_give_the_same_bits(seed, dtype,
         results.append(y)
     assert np.array_equal(*results)
     assert np.array_equal(results[0], net(x))
+
+
+@given(draw.seeds, draw.dtypes, st.integers(1, 20), st.integers(1, 5), st.sampled_from(["tanh", "softmax"]))
+def test_threads_that_share_columns_give_the_same_bits(seed, dtype, m, threads, activation):
+    net = network(dtype, activation)
+    program = net._program
+    x = draw.numbers(np.random.default_rng(seed), (m, WIDTHS[0]), dtype)
+    half = m * program.width
+    pieces = build.pieces(program, threads)
+    for parallel in (False, True)[: 1 if config.DISABLE_JIT else 2]:
+        y, scratch = np.full((m, WIDTHS[-1]), np.nan, dtype), np.full(2 * half, np.nan, dtype)
+        kernel = compiler.columns(np.dtype(dtype), parallel)
+        kernel(program.address, pieces.ctypes.data, x, y, scratch, half, threads)
+        assert np.array_equal(y, net(x))
 
 
 @pytest.mark.parametrize("name", sorted(activations.REGISTRY))

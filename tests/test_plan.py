@@ -12,27 +12,51 @@ from numbadense._engine.cpu.tiles import TABLE, panel_width
 layers = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000)), min_size=1, max_size=4).map(tuple)
 
 
-@given(layers, st.integers(0, 4096), st.sampled_from([4, 8]), st.integers(0, 300_000), st.integers(1, 64))
-def test_a_plan_covers_its_rows(shapes, width, itemsize, m, limit):
-    todo = plan.forward(shapes, width, itemsize, m, limit, "omp")
-    blocks = -(-m // todo.block)
+@given(
+    layers,
+    st.integers(0, 4096),
+    st.sampled_from([4, 8]),
+    st.sampled_from([8, 12, 24]),
+    st.integers(0, 300_000),
+    st.integers(1, 64),
+)
+def test_a_plan_covers_its_rows(shapes, width, itemsize, quantum, m, limit):
+    panels = tuple(-(-n // 48) for _, n in shapes)
+    todo = plan.forward(shapes, panels, width, itemsize, quantum, m, limit, "omp")
     assert 1 <= todo.threads <= limit and todo.parallel == (todo.threads > 1)
-    assert 1 <= todo.block <= plan.BLOCK_ROWS
-    assert todo.half == todo.block * width and todo.scratch == 2 * todo.half * todo.threads
+    assert 1 <= todo.block <= plan.BLOCK_ROWS and todo.half == todo.block * width
+    if todo.by_columns:
+        assert todo.block == m and todo.scratch == 2 * todo.half
+        return
+    assert todo.scratch == 2 * todo.half * todo.threads
+    blocks = -(-m // todo.block)
     if blocks > 1:
-        assert todo.block % plan.ROW_QUANTUM == 0
+        assert todo.block % quantum == 0
     shares = [(t + 1) * blocks // todo.threads - t * blocks // todo.threads for t in range(todo.threads)]
     assert sum(shares) == blocks and max(shares) - min(shares) <= 1
 
 
-def test_threads_need_work_rows_and_leave():
-    square = ((1000, 1000),)
-    assert plan.forward(square, 0, 4, 1, 8, "omp").why == "too few rows to share"
-    assert plan.forward(square, 0, 4, 500, 1, "omp").why == "one thread allowed"
-    assert plan.forward(((2, 2),), 0, 4, 500, 8, "omp").why == "2e+03 units of work, under the crossover of 1e+06"
-    assert plan.forward(square, 0, 4, 500, 8, "omp").threads == 8
-    assert plan.forward(square, 0, 4, 30, 8, "workqueue").threads == 1
+def planned(n, m, limit, layer="omp"):
+    return plan.forward(((n, n),), (-(-n // 48),), 0, 4, 8, m, limit, layer)
+
+
+def test_threads_need_work_and_leave():
+    assert planned(1000, 500, 1).why == "one thread allowed"
+    assert planned(2, 500, 8).why == "2e+03 units of work, under the crossover of 1e+06"
+    assert planned(2, 1_000_000, 8).threads == 8
+    assert planned(1000, 500, 8).threads == 8
+    assert planned(1000, 30, 8, "workqueue").threads == 1
+    assert plan.forward(((10**7, 2),), (1,), 0, 4, 8, 1, 8, "omp").why == "too few rows and columns to share"
     assert plan.elementwise(10**6, 2, "omp") == 2 and plan.elementwise(1000, 2, "omp") == 1
+
+
+def test_few_rows_share_columns_and_many_share_rows():
+    assert planned(4096, 1, 2).by_columns and planned(4096, 1, 2).threads == 2
+    assert planned(4096, 9, 8).by_columns
+    assert not planned(1000, 32, 2).by_columns and planned(1000, 32, 2).block == 16
+    assert not planned(1024, 1024, 2).by_columns and planned(1024, 1024, 2).block == 176
+    small = plan.forward(((500, 500),) * 9, (11,) * 9, 500, 4, 8, 1, 8, "omp")
+    assert not small.by_columns and small.threads == 1  # one launch a layer would not pay
 
 
 @given(st.integers(1, 3000), st.sampled_from([4, 8]), st.sampled_from(sorted(TABLE)))
@@ -73,7 +97,8 @@ def test_packing_keeps_every_weight_and_pads_with_zeros(k, n, nr, transposed, dt
 def test_a_programs_addresses_lie_in_its_buffer(dtype):
     net = nd.Sequential([nd.Dense(np.ones((5, 40)), None, "relu"), nd.Dense(np.ones((40, 3)), np.ones(3), "softmax")])
     built = program.build(net.layers, dtype)
-    first, last = built.buffer.ctypes.data, built.buffer.ctypes.data + built.buffer.nbytes
+    buffer = built.kept[0]
+    first, last = buffer.ctypes.data, buffer.ctypes.data + built.nbytes
     for row in built.table:
         assert first <= row[forward.WEIGHTS] < row[forward.BIAS] < last
         assert row[forward.WEIGHTS] % pack.ALIGNMENT == 0

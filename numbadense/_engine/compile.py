@@ -110,6 +110,14 @@ def forward(dtype: np.dtype, parallel: bool):
 
 
 @_once
+def columns(dtype: np.dtype, parallel: bool):
+    """Return ``columns(code, pieces, x, y, scratch, half, threads)``: the parallel kernel, or its serial twin."""
+    x, y, scratch = _array(dtype, 2, "A", readonly=True), _array(dtype, 2, "A"), _array(dtype, 1, "C")
+    signature = types.void(types.intp, types.intp, x, y, scratch, types.intp, types.intp)
+    return _dispatcher(forward_module.columns, signature, ("columns", dtype.str), parallel)
+
+
+@_once
 def single(dtype: np.dtype):
     """Return ``single(code, w, b, x, y)``: one layer whose weights are not packed."""
     code = types.Array(types.int64, 1, "C")
@@ -265,6 +273,7 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
         for parallel in (False, True):
             kind = "parallel" if parallel else "serial"
             jobs.append((f"forward {kind} {dtype}", functools.partial(forward, dtype, parallel)))
+            jobs.append((f"columns {kind} {dtype}", functools.partial(columns, dtype, parallel)))
             jobs.append((f"apply {kind} {dtype}", functools.partial(apply, dtype, parallel)))
         for activation in activations.REGISTRY.values():
             jobs.append((f"{activation.name} {dtype}", functools.partial(activation_pass, activation, dtype)))

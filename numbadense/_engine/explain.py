@@ -9,13 +9,13 @@ from numbadense._engine.program import Program
 def forward(program: Program, m: int, limit: int | None) -> str:
     """Return how `m` rows would go through a program, one fact a line."""
     limit, layer = threads.limit(limit), threads.expected_layer()
-    todo = plan.forward(program.shapes, program.width, program.dtype.itemsize, m, limit, layer)
     host = machine.host()
     tiles = TABLE[host.isa]
     itemsize = program.dtype.itemsize
+    todo = plan.forward(program.shapes, program.panels, program.width, itemsize, host.row_quantum, m, limit, layer)
     lanes = tiles.lanes(itemsize)
     work = sum(k * n for k, n in program.shapes)
-    parameters = program.buffer.nbytes
+    parameters = program.nbytes
     twin = f"parallel ({layer}, {todo.threads} threads)" if todo.parallel else "serial twin"
     lines = [
         f"kernel   forward {program.dtype}, {twin}: {todo.why}",

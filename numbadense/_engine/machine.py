@@ -1,6 +1,7 @@
 """What CPU this is: its name, its features, and the row of the tile table that fits it."""
 
 import functools
+import math
 import os
 from dataclasses import dataclass
 
@@ -16,6 +17,11 @@ class Host:
     isa: str
     features: frozenset[str]
     cores: int
+
+    @property
+    def row_quantum(self) -> int:
+        """Rows that tiles of every height fill without a remainder."""
+        return math.lcm(*TABLE[self.isa].rows.values())
 
 
 def isa_of(features: frozenset[str]) -> str:

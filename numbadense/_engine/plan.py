@@ -11,8 +11,10 @@ FEWEST_PARALLEL = min(PARALLEL_FROM.values())
 FEWEST_PARALLEL_ELEMENTS = min(PARALLEL_ELEMENTS.values())
 # Rows that go through all layers together: their activations and one panel of weights share the second-level cache.
 BLOCK_ROWS = 192
+SMALLEST_BLOCK = 24  # and what blocks are multiples of: the height of any tile divides it
 BLOCK_BYTES = 786_432
-ROW_QUANTUM = 24  # a multiple of every tile's height, so that only the last block has a remainder
+# What a split has to gain over the other, or over one thread, to be worth its launches.
+CLEAR_GAIN = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +23,10 @@ class Plan:
 
     m: int
     threads: int
+    by_columns: bool  # whether the threads share the columns of each layer, or the rows
     block: int
     half: int
-    scratch: int  # elements: two halves for each thread
+    scratch: int  # elements: two halves, and by rows as many for each thread
     why: str
 
     @property
@@ -32,15 +35,9 @@ class Plan:
         return self.threads > 1
 
 
-def threads_for(amount: float, pieces: int, limit: int, crossover: float) -> tuple[int, str]:
-    """Return how many threads an `amount` of work deserves, and the reason."""
-    if limit <= 1:
-        return 1, "one thread allowed"
-    if pieces < 2:
-        return 1, "too few rows to share"
-    if amount < crossover:
-        return 1, f"{amount:.3g} units of work, under the crossover of {crossover:.3g}"
-    return min(limit, pieces), f"{amount:.3g} units of work, over the crossover of {crossover:.3g}"
+def speed_up(pieces: int, threads: int) -> float:
+    """Return how much faster `threads` do equal `pieces` than one: the thread that has most of them counts."""
+    return pieces / -(-pieces // threads) if pieces else 1.0
 
 
 def work(shapes: tuple[tuple[int, int], ...], m: int) -> int:
@@ -51,7 +48,7 @@ def work(shapes: tuple[tuple[int, int], ...], m: int) -> int:
 def block_rows(shapes: tuple[tuple[int, int], ...], width: int, itemsize: int) -> int:
     """Return how many rows at most go through layers of `shapes` together."""
     deepest = max(max(k for k, _ in shapes), width, 1)
-    return max(ROW_QUANTUM, min(BLOCK_ROWS, BLOCK_BYTES // (deepest * itemsize) // ROW_QUANTUM * ROW_QUANTUM))
+    return max(SMALLEST_BLOCK, min(BLOCK_ROWS, BLOCK_BYTES // (deepest * itemsize) // SMALLEST_BLOCK * SMALLEST_BLOCK))
 
 
 def most_serial_rows(shapes: tuple[tuple[int, int], ...]) -> int:
@@ -60,18 +57,47 @@ def most_serial_rows(shapes: tuple[tuple[int, int], ...]) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def forward(shapes: tuple[tuple[int, int], ...], width: int, itemsize: int, m: int, limit: int, layer: str) -> Plan:
-    """Plan `m` rows through layers of `shapes`, with at most `limit` threads of a threading layer.
+def forward(
+    shapes: tuple[tuple[int, int], ...],
+    panels: tuple[int, ...],
+    width: int,
+    itemsize: int,
+    quantum: int,
+    m: int,
+    limit: int,
+    layer: str,
+) -> Plan:
+    """Plan `m` rows through layers of `shapes`, whose weights are in `panels`, with at most `limit` threads.
 
-    Blocks are as equal as the row quantum allows and as many for each thread, for the slowest thread is what counts.
+    Threads share the rows, in multiples of a tile's height, the `quantum`; or the panels of each layer, one launch a
+    layer, where that splits more evenly: few rows, or a single one, through wide layers.  Blocks of rows are as equal
+    as can be and as many for each thread, for the slowest thread is what counts.
     """
-    threads, why = threads_for(work(shapes, m), -(-m // ROW_QUANTUM), limit, PARALLEL_FROM[layer])
+    amount, crossover = work(shapes, m), PARALLEL_FROM[layer]
     most = block_rows(shapes, width, itemsize)
-    blocks = threads * max(1, -(-m // (threads * most)))
-    block = max(1, min(most, -(-m // blocks // ROW_QUANTUM) * ROW_QUANTUM if m > most or threads > 1 else m))
-    return Plan(m, threads, block, block * width, 2 * block * width * threads, why)
+    if limit <= 1:
+        return _serial(m, most, width, "one thread allowed")
+    if amount < crossover:
+        return _serial(m, most, width, f"{amount:.3g} units of work, under the crossover of {crossover:.3g}")
+    by_rows = speed_up(-(-m // quantum), limit)
+    slowest = sum(work((shape,), m) / speed_up(count, limit) for shape, count in zip(shapes, panels, strict=True))
+    by_columns = amount / slowest if amount >= crossover * len(shapes) else 1.0
+    if max(by_rows, by_columns) < CLEAR_GAIN:
+        return _serial(m, most, width, "too few rows and columns to share")
+    why = f"{amount:.3g} units of work, over the crossover of {crossover:.3g}"
+    if by_columns > CLEAR_GAIN * by_rows and m <= most:
+        return Plan(m, limit, True, m, m * width, 2 * m * width, f"{why}, shared by columns")
+    threads = min(limit, -(-m // quantum))
+    blocks = threads * -(-m // (threads * most))
+    block = -(-m // blocks // quantum) * quantum
+    return Plan(m, threads, False, block, block * width, 2 * block * width * threads, why)
+
+
+def _serial(m: int, most: int, width: int, why: str) -> Plan:
+    block = max(1, min(m, most))
+    return Plan(m, 1, False, block, block * width, 2 * block * width, why)
 
 
 def elementwise(size: int, limit: int, layer: str) -> int:
     """Return how many threads an activation over `size` elements deserves."""
-    return threads_for(size, -(-size // 2048), limit, PARALLEL_ELEMENTS[layer])[0]
+    return min(limit, -(-size // 2048)) if limit > 1 and size >= PARALLEL_ELEMENTS[layer] else 1

@@ -5,9 +5,9 @@
     header  kernel | row kernel | layers | width | array type | dtype | features | outputs | most rows | block | ...
              0x..       0x..        2       48       0x..       0x..      64        10         217       192
 
-    table   k | n | vectors | weights | bias | row stride | panel stride | out stride | pass | pass columns
-            64  48     3       0x..00   0x..40      48           3072            48      0x..    48         layer 0
-            48  10     1       0x..80   0x..c0      16            768            16      0x..    10         layer 1
+    table   k | n | vectors | weights | bias | row stride | panel stride | out stride | pass | its columns | row-wise
+            64  48     3       0x..00   0x..40      48           3072            48     0x..       48           0
+            48  10     1       0x..80   0x..c0      16            768            16     0x..       10           1
 
     buffer  [panels of layer 0][its bias][panels of layer 1][its bias]         64-byte aligned, zero padded
 
@@ -40,22 +40,26 @@ class Layer(NamedTuple):
 class Program:
     """A packed network of one dtype.
 
-    `shapes` holds ``(n_in, n_out)`` of each layer, `width` is the widest hidden row in elements (0 for a single
-    layer); `table` is the part of `code` behind its header, and `buffer` is what keeps the addresses in it alive.
-    `address` is that of the code.  `plans` and `scratch` are the memory of `numbadense._engine.run`.
+    `shapes` holds ``(n_in, n_out)`` of each layer and `panels` in how many its weights are packed; `width` is the
+    widest hidden row in elements (0 for a single layer); `table` is the part of `code` behind its header, and `kept`
+    is what keeps the addresses in it alive.  `address` is that of the code, `nbytes` the size of the packed weights.  `plans`, `scratch` and `pieces` are the
+    memory of `numbadense._engine.run`.
     """
 
     code: np.ndarray
     table: np.ndarray
     address: int
-    buffer: object
+    kept: object
     dtype: np.dtype
     n_in: int
     n_out: int
     shapes: tuple[tuple[int, int], ...]
+    panels: tuple[int, ...]
     width: int
+    nbytes: int
     plans: dict = field(default_factory=dict)
     scratch: dict = field(default_factory=dict)
+    pieces: dict = field(default_factory=dict)
 
 
 def _code(layers: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
@@ -66,13 +70,16 @@ def _code(layers: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     return code, code[forward.HEADER :].reshape(layers, forward.COLUMNS)
 
 
-def _program(code: np.ndarray, table: np.ndarray, buffer: object, dtype: np.dtype) -> Program:
+def _program(code: np.ndarray, table: np.ndarray, buffer: np.ndarray, dtype: np.dtype) -> Program:
     shapes = tuple((int(k), int(n)) for k, n in table[:, [forward.N_IN, forward.N_OUT]])
     width = int(table[:-1, forward.OUT_ROW].max(initial=0))
-    program = Program(code, table, code.ctypes.data, buffer, dtype, shapes[0][0], shapes[-1][1], shapes, width)
+    widths = table[:, forward.VECTORS] * TABLE[machine.host().isa].lanes(dtype.itemsize)
+    panels = tuple(int(count) for count in -(-table[:, forward.N_OUT] // widths))
+    n_in, n_out = shapes[0][0], shapes[-1][1]
     block = plan.block_rows(shapes, width, dtype.itemsize)
     scratch = np.empty(2 * block * width, dtype)
-    program.scratch[scratch.size] = [scratch]
+    kept = buffer, scratch
+    program = Program(code, table, code.ctypes.data, kept, dtype, n_in, n_out, shapes, panels, width, buffer.nbytes)
     code[[forward.WIDTH, forward.BLOCK, forward.MOST_ROWS]] = width, block, plan.most_serial_rows(shapes)
     code[[forward.ARRAY_TYPE, forward.DTYPE, forward.SCRATCH]] = id(np.ndarray), id(dtype), scratch.ctypes.data
     code[[forward.FEATURES, forward.OUTPUTS]] = program.n_in, program.n_out
@@ -104,9 +111,36 @@ def build(layers: Sequence, dtype: np.dtype) -> Program:
         row[[forward.W_ROW, forward.W_PANEL, forward.OUT_ROW]] = nr, max(k, 1) * nr, padded
         row[forward.PASS] = _pass(layer.activation, dtype)
         # Padding is swept along, in whole vectors; a row-wise activation must not see it.
+        row[forward.ROWWISE] = layer.activation.rowwise
         row[forward.PASS_COLUMNS] = n if layer.activation.rowwise else padded
         offset += size
     return _program(code, table, buffer, dtype)
+
+
+def pieces(program: Program, threads: int) -> np.ndarray:
+    """Return code for each layer and thread: the layer's share of panels, as a network of its own.
+
+    A row-wise activation is left to whoever has the whole row.
+    """
+    lanes = TABLE[machine.host().isa].lanes(program.dtype.itemsize)
+    found = np.zeros((len(program.table), threads, forward.HEADER + forward.COLUMNS), np.int64)
+    found[:, :, : forward.HEADER] = program.code[: forward.HEADER]
+    found[:, :, forward.LAYERS] = 1
+    for index, (row, count) in enumerate(zip(program.table, program.panels, strict=True)):
+        nr = int(row[forward.VECTORS]) * lanes
+        columns = row[forward.N_OUT] if index == len(program.table) - 1 else row[forward.OUT_ROW]
+        for t in range(threads):
+            first, last = (min(share * count // threads * nr, int(columns)) for share in (t, t + 1))
+            found[index, t, forward.FIRST_COLUMN] = first
+            piece = found[index, t, forward.HEADER :]
+            piece[:] = row
+            piece[forward.WEIGHTS] += first // nr * row[forward.W_PANEL] * program.dtype.itemsize
+            piece[forward.BIAS] += first * program.dtype.itemsize
+            piece[forward.N_OUT] = last - first
+            piece[[forward.OUT_ROW, forward.PASS_COLUMNS]] = -(-(last - first) // nr) * nr
+            if row[forward.ROWWISE]:
+                piece[forward.PASS] = 0
+    return found
 
 
 def readable(w: np.ndarray, b: np.ndarray) -> bool:

@@ -5,10 +5,10 @@ import functools
 import numpy as np
 
 from numbadense._engine import compile as compiler
+from numbadense._engine import machine, validate
 from numbadense._engine import plan as planner
 from numbadense._engine import program as build
 from numbadense._engine import threads as threading
-from numbadense._engine import validate
 from numbadense._engine.cpu import direct
 from numbadense._engine.program import Program
 
@@ -23,7 +23,9 @@ def plan(program: Program, m: int, threads: int | None) -> planner.Plan:
     limit, layer = 1, "omp"
     if threads is not None or planner.work(program.shapes, m) >= planner.FEWEST_PARALLEL:
         limit, layer = threading.limit(threads), threading.expected_layer()
-    return planner.forward(program.shapes, program.width, program.dtype.itemsize, m, limit, layer)
+    quantum = machine.host().row_quantum
+    itemsize = program.dtype.itemsize
+    return planner.forward(program.shapes, program.panels, program.width, itemsize, quantum, m, limit, layer)
 
 
 def remembered(program: Program, m: int, threads: int | None) -> planner.Plan:
@@ -72,9 +74,18 @@ def never(x, out) -> int:
 
 def _launch(todo: planner.Plan, program: Program, x, y, scratch) -> None:
     """Run the parallel kernel, or its serial twin where that is all that is safe."""
+    dtype = program.dtype
     arguments = program.address, x, y, scratch, todo.block, todo.half
-    if not todo.parallel or not threading.launch(compiler.forward(program.dtype, True), *arguments, todo.threads):
-        compiler.forward(program.dtype, False)(*arguments, 1)
+    if todo.by_columns:
+        pieces = program.pieces.get(todo.threads)
+        if pieces is None:
+            pieces = program.pieces[todo.threads] = build.pieces(program, todo.threads)
+        shares = program.address, pieces.ctypes.data, x, y, scratch, todo.half, todo.threads
+        if threading.launch(compiler.columns(dtype, True), *shares):
+            return
+    elif todo.parallel and threading.launch(compiler.forward(dtype, True), *arguments, todo.threads):
+        return
+    compiler.forward(dtype, False)(*arguments, 1)
 
 
 def _call(kind, rows, x, out, threads, owner, operands) -> np.ndarray:

@@ -31,11 +31,13 @@ from numbadense._engine.cpu.primitives import (
 )
 
 # The columns of the program table.  Weights and biases are memory addresses, strides are in elements.
-N_IN, N_OUT, VECTORS, WEIGHTS, BIAS, W_ROW, W_PANEL, OUT_ROW, PASS, PASS_COLUMNS = range(10)
-COLUMNS = 10
+N_IN, N_OUT, VECTORS, WEIGHTS, BIAS, W_ROW, W_PANEL, OUT_ROW, PASS, PASS_COLUMNS, ROWWISE = range(11)
+COLUMNS = 11
 # The words of the header: the addresses of the kernels for many rows and for one, the number of layers, the elements
-# of the widest hidden row, and what `numbadense._engine.cpu.direct` needs.  The table begins after HEADER words.
+# of the widest hidden row, what `numbadense._engine.cpu.direct` needs, and of a piece of a layer which column of the
+# layer is its first.  The table begins after HEADER words.
 KERNEL, ROW_KERNEL, LAYERS, WIDTH, ARRAY_TYPE, DTYPE, FEATURES, OUTPUTS, MOST_ROWS, BLOCK, SCRATCH = range(11)
+FIRST_COLUMN = 11
 HEADER = 16
 WORD = 8  # bytes
 
@@ -172,7 +174,7 @@ def make_row_kernel(jit, tiles, itemsize):
                 else:
                     tile1(source, k, wj, bj, yj, columns - j)
                 w += panel
-            if word(layer, PASS) != 0:
+            if word(layer, PASS) != 0 and columns > 0:
                 call_pass(word(layer, PASS), target, target, 1, min(word(layer, PASS_COLUMNS), columns))
             if index == last and columns > n:
                 copy_row(target, y, n)
@@ -228,6 +230,31 @@ def forward(code, x, y, scratch, block, half, threads):
             rows = min(block, m - i)
             address = word(code, ROW_KERNEL if rows == 1 else KERNEL)
             call_kernel(address, code, 0, part(xv, i, 0), rows, part(yv, i, 0), own, half)
+
+
+def columns(code, pieces, x, y, scratch, half, threads):
+    """Run few rows through a network: each thread takes its share of every layer's columns, layer after layer.
+
+    `pieces` is the address of code for each layer and thread: see `numbadense._engine.program.pieces`.  The body of
+    both twins.
+    """
+    m, layers = x.shape[0], word(code, LAYERS)
+    for index in range(layers):
+        layer = code + (HEADER + index * COLUMNS) * WORD
+        for t in prange(threads):
+            piece = pieces + (index * threads + t) * (HEADER + COLUMNS) * WORD
+            source, target, own = matrix(x), matrix(y), rows_of(scratch, 0, 1)
+            if index > 0:
+                source = rows_at(own, (index - 1 & 1) * half, word(layer - COLUMNS * WORD, OUT_ROW))
+            if index < layers - 1:
+                target = rows_at(own, (index & 1) * half, word(layer, OUT_ROW))
+            address = word(piece, ROW_KERNEL if m == 1 else KERNEL)
+            call_kernel(address, piece, 0, source, m, part(target, 0, word(piece, FIRST_COLUMN)), own, 0)
+        if word(layer, ROWWISE) != 0:
+            whole = matrix(y)
+            if index < layers - 1:
+                whole = rows_at(rows_of(scratch, 0, 1), (index & 1) * half, word(layer, OUT_ROW))
+            call_pass(word(layer, PASS), whole, whole, m, word(layer, PASS_COLUMNS))
 
 
 def blocks(code, x, out, scratch):
