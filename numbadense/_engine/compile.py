@@ -24,6 +24,7 @@ from numbadense._engine.cpu.tiles import TABLE
 # `contract` lets a product and a sum fuse.  `True` would break the range reduction of exp; `reassoc` is for row-wise
 # reductions alone, where no order is promised within a row.
 FLAGS = {"error_model": "numpy", "nogil": True}
+HELPER = FLAGS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # for what only kernels call
 ELEMENTWISE = frozenset({"contract"})
 ROWWISE = frozenset({"contract", "reassoc", "nsz"})
 
@@ -63,12 +64,12 @@ def named(function, *tags):
 
 def jit(function, *tags):
     """Compile `function`, which `tags` tell from others of its name, when it is called from another kernel."""
-    return numba.njit(**FLAGS)(named(function, *tags))
+    return numba.njit(**HELPER)(named(function, *tags))
 
 
 def inlined(function, *tags):
     """As `jit`, for what has to become part of each kernel that calls it."""
-    return numba.njit(forceinline=True, **FLAGS)(named(function, *tags))
+    return numba.njit(forceinline=True, **HELPER)(named(function, *tags))
 
 
 def _dispatcher(function, signature, key, parallel, cached=True):
@@ -92,7 +93,7 @@ def _array(dtype, ndim, layout, readonly=False):
 def kernels(dtype: np.dtype) -> tuple[int, int]:
     """Return the addresses of the network kernels of a dtype, for many rows and for one: all arithmetic is there."""
     tiles, itemsize = TABLE[machine.host().isa], dtype.itemsize
-    many = forward_module.make_kernel(forward_module.make_one(jit, tiles, itemsize))
+    many = forward_module.make_kernel(forward_module.make_layers(jit, tiles, itemsize))
     one = forward_module.make_row_kernel(inlined, tiles, itemsize)
     if numba.config.DISABLE_JIT:
         return _register(twin.KERNELS, many), _register(twin.KERNELS, one)
@@ -128,8 +129,8 @@ def single(dtype: np.dtype):
 
 @_once
 def blocks():
-    """Return what other compiled code calls: ``blocks(code, x, out, scratch)``."""
-    return jit(forward_module.blocks)
+    """Return what other code, compiled or not, calls: ``blocks(code, x, out, scratch)``."""
+    return numba.njit(**FLAGS)(named(forward_module.blocks))
 
 
 @_once

@@ -41,9 +41,9 @@ class Program:
     """A packed network of one dtype.
 
     `shapes` holds ``(n_in, n_out)`` of each layer and `panels` in how many its weights are packed; `width` is the
-    widest hidden row in elements (0 for a single layer); `table` is the part of `code` behind its header, and `kept`
-    is what keeps the addresses in it alive.  `address` is that of the code, `nbytes` the size of the packed weights.  `plans`, `scratch` and `pieces` are the
-    memory of `numbadense._engine.run`.
+    widest hidden row in elements (0 for a single layer); `address` is that of `code`, `table` the part behind its
+    header, `kept` what keeps the addresses in it alive, and `nbytes` the size of the packed weights.  `plans`,
+    `scratch` and `pieces` are the memory of `numbadense._engine.run`.
     """
 
     code: np.ndarray

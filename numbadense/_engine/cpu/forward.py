@@ -57,12 +57,12 @@ def make_tile(jit, mr, nv, lanes):
 
 
 def make_layer(jit, mr, nv, lanes, itemsize):
-    """Return the kernel ``y[:m, :n] = bias + x[:m] @ w``, m > 0, for weights in panels `nv` vectors wide.
+    """Return the kernel ``y[:m, :n] = bias + x[:m] @ w``, m > 1, for weights in panels `nv` vectors wide.
 
     The last tile of rows overlaps the one before it.  So does the last panel of weights that are not packed
     (``w_panel == 0``, which expects n to be a panel's width at least): an overlap computes the same bits again.
     """
-    tile, pair, row = (make_tile(jit, height, nv, lanes) for height in (mr, 2, 1))
+    tile, pair = make_tile(jit, mr, nv, lanes), make_tile(jit, 2, nv, lanes)
     nr = nv * lanes
 
     def layer(x, m, k, n, w, w_row, w_panel, bias, y):
@@ -78,12 +78,10 @@ def make_layer(jit, mr, nv, lanes, itemsize):
                 for i0 in range(0, m, mr):
                     i = min(i0, m - mr)
                     tile(part(x, i, 0), k, wj, bj, part(y, i, j), n - j)
-            elif m > 1:
+            else:
                 for i0 in range(0, m, 2):
                     i = min(i0, m - 2)
                     pair(part(x, i, 0), k, wj, bj, part(y, i, j), n - j)
-            else:
-                row(x, k, wj, bj, part(y, 0, j), n - j)
             panel += w_panel * itemsize
 
     return jit(layer, mr, nv, lanes)
@@ -113,18 +111,14 @@ def make_row(jit, nv, lanes, itemsize):
     return jit(row, nv, lanes)
 
 
-def make_one(jit, tiles, itemsize):
-    """Return the kernel ``y[:m, :n] = bias + x[:m] @ w``, m > 0, for panels of any width that `tiles` has."""
+def make_layers(jit, tiles, itemsize):
+    """Return the kernel ``y[:m, :n] = bias + x[:m] @ w``, m > 1, for panels of any width that `tiles` has."""
     lanes = tiles.lanes(itemsize)
     layer1, layer2, layer3 = (make_layer(jit, tiles.rows[nv], nv, lanes, itemsize) for nv in (1, 2, 3))
     layer4 = make_layer(jit, tiles.rows[4], 4, lanes, itemsize) if 4 in tiles.rows else layer3
-    wide = tiles.wide
-    row = make_row(jit, wide, lanes, itemsize)
 
-    def one(x, m, k, n, nv, w, w_row, w_panel, bias, y):
-        if nv == wide:
-            row(x, k, n, w, w_row, bias, y)
-        elif nv == 4:
+    def layers(x, m, k, n, nv, w, w_row, w_panel, bias, y):
+        if nv == 4:
             layer4(x, m, k, n, w, w_row, w_panel, bias, y)
         elif nv == 3:
             layer3(x, m, k, n, w, w_row, w_panel, bias, y)
@@ -133,11 +127,11 @@ def make_one(jit, tiles, itemsize):
         else:
             layer1(x, m, k, n, w, w_row, w_panel, bias, y)
 
-    return jit(one, itemsize)
+    return jit(layers, itemsize)
 
 
 def make_row_kernel(jit, tiles, itemsize):
-    """Return the kernel that takes one row of x through every layer of packed code into y: as `make_kernel`'s.
+    """Return the kernel that takes one row of x through every layer of the code into y: arguments as `make_kernel`'s.
 
     A row alone waits for one multiply-add after another, and whatever comes between two layers adds to that: hidden
     layers are whole vectors, and so is a narrow last one, on the stack, before its columns are copied.
@@ -145,6 +139,7 @@ def make_row_kernel(jit, tiles, itemsize):
     lanes = tiles.lanes(itemsize)
     tile1, tile2, tile3 = (make_tile(jit, 1, nv, lanes) for nv in (1, 2, 3))
     tile4 = make_tile(jit, 1, 4, lanes) if 4 in tiles.rows else tile3
+    wide, row = tiles.wide, make_row(jit, tiles.wide, lanes, itemsize)
     few = 4 * lanes
 
     def row_kernel(code, base, x, m, y, scratch, half):
@@ -154,16 +149,24 @@ def make_row_kernel(jit, tiles, itemsize):
         source = x
         for index in range(last + 1):
             n, padded, nv = word(layer, N_OUT), word(layer, OUT_ROW), word(layer, VECTORS)
+            copied = index == last and n % lanes != 0 and padded <= few
+            target, columns = y, n
             if index < last:
                 target, columns = rows_at(scratch, (index & 1) * half, padded), padded
-            elif n % lanes == 0 or padded > few:
-                target, columns = y, n
-            else:
+            elif copied:
                 target, columns = narrow, padded
             k, nr, w, bias = word(layer, N_IN), nv * lanes, word(layer, WEIGHTS) + base, word(layer, BIAS) + base
-            panel = word(layer, W_PANEL) * itemsize
-            for j in range(0, padded, nr):
-                wj, bj = matrix_at(x, w, k, nr, nr), matrix_at(x, bias + j * itemsize, 1, nr, nr)
+            w_row, w_panel = word(layer, W_ROW), word(layer, W_PANEL)
+            if nv == wide:
+                row(source, k, n, w, w_row, bias, target)
+                padded = 0
+            panel = w
+            for j0 in range(0, padded, nr):
+                j = j0
+                if w_panel == 0:
+                    j = min(j0, n - nr)
+                    panel = w + j * itemsize
+                wj, bj = matrix_at(x, panel, k, nr, w_row), matrix_at(x, bias + j * itemsize, 1, nr, nr)
                 yj = part(target, 0, j)
                 if nv == 4:
                     tile4(source, k, wj, bj, yj, columns - j)
@@ -173,10 +176,10 @@ def make_row_kernel(jit, tiles, itemsize):
                     tile2(source, k, wj, bj, yj, columns - j)
                 else:
                     tile1(source, k, wj, bj, yj, columns - j)
-                w += panel
+                panel += w_panel * itemsize
             if word(layer, PASS) != 0 and columns > 0:
                 call_pass(word(layer, PASS), target, target, 1, min(word(layer, PASS_COLUMNS), columns))
-            if index == last and columns > n:
+            if copied:
                 copy_row(target, y, n)
             source = target
             layer += COLUMNS * WORD
@@ -184,8 +187,8 @@ def make_row_kernel(jit, tiles, itemsize):
     return row_kernel
 
 
-def make_kernel(one):
-    """Return the kernel that takes `m` rows of x, at most a block, through every layer of the code into y.
+def make_kernel(layers):
+    """Return the kernel that takes `m` rows of x, m > 1 and at most a block, through every layer of the code into y.
 
     The weights lie `base` bytes after where the code says.  `scratch` holds the hidden activations: two halves of
     `half` elements, written in turn.
@@ -202,7 +205,7 @@ def make_kernel(one):
                 n = word(layer, OUT_ROW)
                 target = rows_at(scratch, (index & 1) * half, n)
             bias = word(layer, BIAS) + base
-            one(source, m, word(layer, N_IN), n, word(layer, VECTORS), w, w_row, w_panel, bias, target)
+            layers(source, m, word(layer, N_IN), n, word(layer, VECTORS), w, w_row, w_panel, bias, target)
             if word(layer, PASS) != 0:
                 call_pass(word(layer, PASS), target, target, m, min(word(layer, PASS_COLUMNS), n))
             source = target
@@ -216,7 +219,7 @@ def single(code, w, b, x, y):
     m, xv = x.shape[0], matrix(x)
     if m > 0:
         code[HEADER + WEIGHTS], code[HEADER + BIAS] = address_of(w), address_of(b)
-        call_kernel(code[KERNEL], address_of(code), 0, xv, m, matrix(y), xv, 0)
+        call_kernel(code[ROW_KERNEL if m == 1 else KERNEL], address_of(code), 0, xv, m, matrix(y), xv, 0)
 
 
 def forward(code, x, y, scratch, block, half, threads):
