@@ -13,6 +13,7 @@ import numbadense as nd
 from numbadense import activations
 from numbadense._engine import compile as compiler
 from numbadense._engine import program as build
+from numbadense._engine.cpu.forward import DEPTH
 
 WIDTHS = (9, 33, 70, 5)
 
@@ -69,6 +70,22 @@ def test_the_parallel_kernel_and_its_serial_twin_give_the_same_bits(seed, dtype,
         results.append(y)
     assert np.array_equal(*results)
     assert np.array_equal(results[0], net(x))
+
+
+@pytest.mark.parametrize("k", [DEPTH - 1, DEPTH, DEPTH + 1, 2 * DEPTH + 3])
+@pytest.mark.parametrize("dtype", draw.DTYPES)
+def test_a_deep_layer_sums_in_order_across_its_blocks(k, dtype):
+    rng = np.random.default_rng(k)
+    n, m = (21, 35) if config.DISABLE_JIT else (150, 203)
+    layer = nd.Dense(draw.weights(rng, k, n, dtype), draw.numbers(rng, n, dtype), "tanh")
+    x = draw.numbers(rng, (m, k), dtype)
+    together = layer(x)
+    for i in (0, m // 2, m - 9, m - 1):
+        assert np.array_equal(layer(x[i]), together[i])
+    wide = np.full((m, n + 9), dtype(7), dtype)
+    layer(x, out=wide[:, 4:-5])
+    assert np.array_equal(wide[:, 4:-5], together) and (wide[:, :4] == 7).all() and (wide[:, -5:] == 7).all()
+    assert np.array_equal(layer(x[:, ::-1][:, ::-1]), together)
 
 
 @given(draw.seeds, draw.dtypes, st.integers(1, 20), st.integers(1, 5), st.sampled_from(["tanh", "softmax"]))

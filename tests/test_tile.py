@@ -51,6 +51,11 @@ GUARDED = """
                     assert np.array_equal(out, expected)
                     nd.softmax(out, out=out)
                     nd.tanh(x, out=x)
+            x, w = rng.standard_normal((41, 1030)).astype(dtype), rng.standard_normal((1030, 21)).astype(dtype)
+            layer = nd.Dense(w)
+            out = guarded(np.zeros((41, 21), dtype), side)
+            layer(guarded(x, side), out=out)
+            assert np.array_equal(out, layer(x))
 """
 
 

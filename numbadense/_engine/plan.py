@@ -3,6 +3,8 @@
 import functools
 from dataclasses import dataclass
 
+from numbadense._engine.cpu.forward import DEPTH
+
 # A parallel launch is worth its fork and join above this much work, in multiply-adds, by threading layer.
 PARALLEL_FROM = {"omp": 1_000_000, "tbb": 1_000_000, "workqueue": 250_000_000}
 # An activation is worth two threads above this many elements.
@@ -47,7 +49,7 @@ def work(shapes: tuple[tuple[int, int], ...], m: int) -> int:
 
 def block_rows(shapes: tuple[tuple[int, int], ...], width: int, itemsize: int) -> int:
     """Return how many rows at most go through layers of `shapes` together."""
-    deepest = max(max(k for k, _ in shapes), width, 1)
+    deepest = max(max(min(k, DEPTH) for k, _ in shapes), width, 1)
     return max(SMALLEST_BLOCK, min(BLOCK_ROWS, BLOCK_BYTES // (deepest * itemsize) // SMALLEST_BLOCK * SMALLEST_BLOCK))
 
 
