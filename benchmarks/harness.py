@@ -26,8 +26,8 @@ class Comparison:
     spread: float  # the interquartile range of the pairs' ratios over their median
 
 
-def calls_in_a_slice(function):
-    """Return how many calls take `SLICE` seconds; warms the function up."""
+def calls_in_a_slice(function, seconds=SLICE):
+    """Return how many calls take some seconds; warms the function up."""
     function()
     count = 1
     while True:
@@ -35,9 +35,9 @@ def calls_in_a_slice(function):
         for _ in range(count):
             function()
         passed = time.perf_counter() - begin
-        if passed >= SLICE:
+        if passed >= seconds:
             return count
-        count = max(count + 1, int(count * min(16, 1.2 * SLICE / max(passed, 1e-9))))
+        count = max(count + 1, int(count * min(16, 1.2 * seconds / max(passed, 1e-9))))
 
 
 def seconds_a_call(function, count):
@@ -62,6 +62,11 @@ def compare(ours, peer, pairs, budget):
         else:
             ours_times.append(seconds_a_call(ours, ours_count))
             peer_times.append(seconds_a_call(peer, peer_count))
+    return comparison(ours_times, peer_times)
+
+
+def comparison(ours_times, peer_times):
+    """Return the `Comparison` of seconds a call, taken in turns."""
     ratios = [b / a for a, b in zip(ours_times, peer_times, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
     median = statistics.median
