@@ -13,6 +13,7 @@ import uuid
 import numba
 import numpy as np
 from numba import types
+from numba.core.registry import cpu_target
 
 from numbadense import activations, scalar_math
 from numbadense._engine import cache, machine
@@ -28,6 +29,7 @@ HELPER = FLAGS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # for w
 ELEMENTWISE = frozenset({"contract"})
 ROWWISE = frozenset({"contract", "reassoc", "nsz"})
 
+DIRECT_SIGNATURE = types.intp(types.intp, operand.operand, operand.operand)
 DIRECT = not numba.config.DISABLE_JIT and operand.readable()  # whether kernels can read the fields of arrays
 
 _lock = threading.RLock()
@@ -72,17 +74,40 @@ def inlined(function, *tags):
     return numba.njit(forceinline=True, **HELPER)(named(function, *tags))
 
 
-def _dispatcher(function, signature, key, parallel, cached=True):
+def _dispatcher(function, signature, key, parallel):
     """Compile `function` for one signature, through the cache, or load it from there."""
     if numba.config.DISABLE_JIT:
         return function
     key = (*key, parallel, machine.host().isa)
     dispatcher = numba.njit(parallel=parallel, **FLAGS)(named(function, key))
-    if cached:
-        dispatcher._cache = cache.KernelCache(key)
+    dispatcher._cache = cache.KernelCache(key)
     dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher
+
+
+def _compiled(make, signature, key, cached=True):
+    """Return the compile result, for one signature, of what `make` makes: from the cache, or else made and compiled.
+
+    It has the addresses of the code, and goes without numba's dispatch, which would type the arguments of each call.
+    """
+    key = (*key, machine.host().isa)
+    kept = cache.KernelCache(key)
+    result = kept.load_overload(signature, cpu_target.target_context) if cached else None
+    if result is None:
+        dispatcher = numba.njit(**FLAGS)(named(make(), key))
+        dispatcher.compile(signature)
+        (result,) = dispatcher.overloads.values()
+        if cached:
+            kept.save_overload(signature, result)
+    _alive.append(result)
+    return result
+
+
+def _address(make, signature, key, cached=True) -> int:
+    """Return the address of the function that `make` makes: by numba's convention, see `addresses`."""
+    result = _compiled(make, signature, key, cached)
+    return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
 
 def _array(dtype, ndim, layout, readonly=False):
@@ -93,10 +118,15 @@ def _array(dtype, ndim, layout, readonly=False):
 def kernels(dtype: np.dtype) -> tuple[int, int]:
     """Return the addresses of the network kernels of a dtype, for many rows and for one: all arithmetic is there."""
     tiles, itemsize = TABLE[machine.host().isa], dtype.itemsize
-    many = forward_module.make_kernel(forward_module.make_layers(jit, tiles, itemsize))
-    one = forward_module.make_row_kernel(inlined, tiles, itemsize)
+
+    def many():
+        return forward_module.make_kernel(forward_module.make_layers(jit, tiles, itemsize))
+
+    def one():
+        return forward_module.make_row_kernel(inlined, tiles, itemsize)
+
     if numba.config.DISABLE_JIT:
-        return _register(twin.KERNELS, many), _register(twin.KERNELS, one)
+        return _register(twin.KERNELS, many()), _register(twin.KERNELS, one())
     view, integer = View(numba.from_dtype(dtype)), types.intp
     signature = types.void(integer, integer, view, integer, view, view, integer)
     return _address(many, signature, ("kernel", dtype.str)), _address(one, signature, ("row kernel", dtype.str))
@@ -138,8 +168,11 @@ def direct_network(dtype: np.dtype):
     """Return ``network(code, x, out)``, for plain arrays, which leaves others alone; None where there is none."""
     if not DIRECT:
         return None
-    borrow = addresses.make_borrow(numba.from_dtype(dtype))
-    return _entry_point(direct.make_network(jit, borrow, dtype.itemsize), ("direct network", dtype.str))
+
+    def make():
+        return direct.make_network(jit, addresses.make_borrow(numba.from_dtype(dtype)), dtype.itemsize)
+
+    return _compiled(make, DIRECT_SIGNATURE, ("direct network", dtype.str)).entry_point
 
 
 @_once
@@ -147,17 +180,11 @@ def direct_activation():
     """Return ``activation(code, x, out)``, for plain arrays, which leaves others alone; None where there is none."""
     if not DIRECT:
         return None
-    borrows = map(addresses.make_borrow, (types.float32, types.float64))
-    return _entry_point(direct.make_activation(jit, *borrows), ("direct activation",))
 
+    def make():
+        return direct.make_activation(jit, *map(addresses.make_borrow, (types.float32, types.float64)))
 
-def _entry_point(function, key):
-    """Return a compiled function of an address and two operands without numba's dispatch, which types its arguments."""
-    signature = types.intp(types.intp, operand.operand, operand.operand)
-    dispatcher = _dispatcher(function, signature, key, False)
-    _alive.append(dispatcher)
-    (result,) = dispatcher.overloads.values()
-    return result.entry_point
+    return _compiled(make, DIRECT_SIGNATURE, ("direct activation",)).entry_point
 
 
 @_once
@@ -194,15 +221,7 @@ def activation_pass(activation, dtype: np.dtype) -> int:
     pointer = types.CPointer(numba.from_dtype(dtype))
     signature = types.void(pointer, pointer, *[types.int64] * 4)
     cached = fingerprint(activation.function) is not None
-    return _address(make(scalar(activation)), signature, ("pass", _identity(activation), dtype.str), cached)
-
-
-def _address(function, signature, key, cached=True) -> int:
-    """Return the address of a function compiled for one signature: numba's convention, see `addresses`."""
-    dispatcher = _dispatcher(function, signature, key, False, cached)
-    _alive.append(dispatcher)
-    (result,) = dispatcher.overloads.values()
-    return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    return _address(lambda: make(scalar(activation)), signature, ("pass", _identity(activation), dtype.str), cached)
 
 
 @_once
