@@ -40,7 +40,8 @@ def remembered(program: Program, m: int, threads: int | None) -> planner.Plan:
 
 def bind(program: Program, owner):
     """Return ``call(x, out, threads)``, which runs a program; `owner` is what x must fit, for the error."""
-    kind = program.dtype, program.n_in, program.n_out
+    kind = dtype, n_in, n_out = program.dtype, program.n_in, program.n_out
+    direct = bind_direct(program)
 
     def rows(x: np.ndarray, y: np.ndarray, threads: int | None) -> None:
         """Run over the rows of `x` into `y`: 2-D, native, validated, apart from each other."""
@@ -56,6 +57,10 @@ def bind(program: Program, owner):
             pool.append(scratch)
 
     def call(x, out, threads: int | None) -> np.ndarray:
+        if out is None and threads is None and type(x) is np.ndarray and x.dtype is dtype and x.shape[-1:] == (n_in,):
+            result = np.empty((*x.shape[:-1], n_out), dtype)
+            if direct(x, result):
+                return result
         return _call(kind, rows, x, out, threads, owner, ())
 
     return call
@@ -145,7 +150,13 @@ def bind_activation(activation):
     code[[direct.ROWWISE, direct.MOST_ELEMENTS]] = activation.rowwise, planner.FEWEST_PARALLEL_ELEMENTS - 1
     passes = direct.PASS32, direct.PASS64
 
+    short = never if function is None else functools.partial(function, code.ctypes.data)
+
     def call(x, out, threads: int | None):
+        if out is None and threads is None and type(x) is np.ndarray and x.dtype in COMPUTED:
+            result = np.empty(x.shape, x.dtype)
+            if short(x, result):
+                return result
         result = _activate(activation, x, out, threads)
         for dtype, index in zip(COMPUTED, passes, strict=True):
             if result.dtype is dtype and code[index] == 0:
@@ -153,7 +164,7 @@ def bind_activation(activation):
         return result
 
     call.code = code  # whose address the other one has
-    return never if function is None else functools.partial(function, code.ctypes.data), call
+    return short, call
 
 
 def _activate(activation, x, out, threads: int | None):

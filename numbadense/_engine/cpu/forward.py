@@ -67,7 +67,7 @@ def make_deep_tile(jit, mr, nv, lanes):
     def tile(x, k, w, bias, y, columns, further):
         t = start(mr, nv, lanes, bias)
         if further:
-            t = resume(mr, nv, lanes, y, columns)
+            t = resume(mr, nv, lanes, y)
         for p in range(k):
             t = rank1(t, x, w, p)
         store(t, y, columns)
@@ -79,39 +79,42 @@ def make_layer(jit, mr, nv, lanes, itemsize):
     """Return the kernel ``y[:m, :n] = bias + x[:m] @ w``, m > 1, for weights in panels `nv` vectors wide.
 
     A deep layer is summed `DEPTH` features at a time over all its panels, so that the part of x stays in cache; y holds
-    the sums between.  The last tile of rows overlaps the one before it, and then takes all features at once.  So does
-    the last panel of weights that are not packed (``w_panel == 0``, which expects n to be a panel's width at least). An
-    overlap computes the same bits again.
+    the sums between.  What cannot hold them takes all features at once: a panel that y has not all the columns of, and
+    the last tile of rows, which overlaps the one before it.  So does the last panel of weights that are not packed
+    (``w_panel == 0``, which expects n to be a panel's width at least).  An overlap computes the same bits again.
     """
     tile, pair = make_deep_tile(jit, mr, nv, lanes), make_tile(jit, 2, nv, lanes)
     nr = nv * lanes
 
     def layer(x, m, k, n, w, w_row, w_panel, bias, y):
-        depth, rows = k, m
-        if k > DEPTH and w_panel != 0 and m >= FEW_TILES * mr:
-            depth, rows = DEPTH, m // mr * mr
-        for p in range(0, max(k, 1), max(depth, 1)):
+        deep = k > DEPTH and w_panel != 0 and m >= FEW_TILES * mr
+        steps, rest = 1, 0
+        if deep:
+            steps, rest = (k + DEPTH - 1) // DEPTH, m % mr
+        for step in range(steps + min(rest, 1)):
             for j0 in range(0, n, nr):
-                j, panel = j0, w + (j0 // nr * w_panel + p * w_row) * itemsize
+                j, panel = j0, w + j0 // nr * w_panel * itemsize
                 if w_panel == 0:
                     j = min(j0, n - nr)
                     panel = w + j * itemsize
-                wj = matrix_at(x, panel, k, nr, w_row)
+                p, depth, first, stop = 0, k, 0, m
+                if step == steps:
+                    first = m - mr
+                elif deep and j + nr <= n:
+                    p, stop = step * DEPTH, m - rest
+                    depth = min(DEPTH, k - p)
+                if step > 0 and j + nr > n:
+                    continue
+                wj = matrix_at(x, panel + p * w_row * itemsize, depth, nr, w_row)
                 bj = matrix_at(x, bias + j * itemsize, 1, nr, nr)
                 if m >= mr:
-                    some = min(depth, k - p)
-                    for i0 in range(0, rows, mr):
+                    for i0 in range(first, stop, mr):
                         i = min(i0, m - mr)
-                        tile(part(x, i, p), some, wj, bj, part(y, i, j), n - j, p > 0)
+                        tile(part(x, i, p), depth, wj, bj, part(y, i, j), n - j, p > 0)
                 else:
                     for i0 in range(0, m, 2):
                         i = min(i0, m - 2)
                         pair(part(x, i, 0), k, wj, bj, part(y, i, j), n - j)
-        if rows < m:
-            for j in range(0, n, nr):
-                wj = matrix_at(x, w + j // nr * w_panel * itemsize, k, nr, w_row)
-                bj = matrix_at(x, bias + j * itemsize, 1, nr, nr)
-                tile(part(x, m - mr, 0), k, wj, bj, part(y, m - mr, j), n - j, False)
 
     return jit(layer, mr, nv, lanes)
 

@@ -8,7 +8,7 @@
             +---------+---------+---------+
       mr    | v v v v | v v v v | v v v v |   start: every row is the bias
      rows   | v v v v | v v v v | v v v v |   rank1: += x[:, p] outer w[p, :]
-            | v v v v | v v v v | v v v v |   store, resume: the columns inside the matrix only
+            | v v v v | v v v v | v v v v |   store: the columns inside the matrix only
             +---------+---------+---------+
 
 ``View(dtype)`` is a matrix in memory: a pointer, a row stride and a column stride, in elements.
@@ -196,48 +196,23 @@ def rank1(typing_context, tile, x, w, p):
     return tile(tile, x, w, types.intp), codegen
 
 
-def _edge_masks(builder, tile, columns):
-    """Return for each vector of a tile's row which of its lanes are among the first `columns`."""
-    index_type = ir.VectorType(I64, tile.lanes)
-    limit = _splat(builder, columns, index_type)
-    column = [ir.Constant(index_type, [v * tile.lanes + c for c in range(tile.lanes)]) for v in range(tile.nv)]
-    return [builder.icmp_signed("<", column[v], limit) for v in range(tile.nv)]
-
-
-def _row_pointers(builder, y, tile):
-    return [builder.gep(y.data, [builder.mul(y.ld, I64(r))]) for r in range(tile.mr)]
-
-
 @intrinsic(prefer_literal=True)
-def resume(typing_context, mr, nv, lanes, y, columns):
-    """Return the tile ``y[:mr, :columns]``, anything beyond the columns; nothing is read there."""
+def resume(typing_context, mr, nv, lanes, y):
+    """Return the tile ``y[:mr, :nv * lanes]``."""
     if not all(isinstance(a, types.IntegerLiteral) for a in (mr, nv, lanes)):
         return None
     tile = Tile(y.dtype, mr.literal_value, nv.literal_value, lanes.literal_value)
 
     def codegen(context, builder, signature, args):
-        row = _row_pointers(builder, cgutils.create_struct_proxy(signature.args[3])(context, builder, args[3]), tile)
-        slots = [cgutils.alloca_once(builder, tile.vector) for _ in range(tile.mr * tile.nv)]
-        whole = builder.icmp_signed(">=", args[4], I64(tile.nv * tile.lanes))
-        align = tile.dtype.bitwidth // 8
-        with builder.if_else(whole) as (then, otherwise):
-            with then:
-                for index, slot in enumerate(slots):
-                    offset = I64(index % tile.nv * tile.lanes)
-                    builder.store(_load(builder, row[index // tile.nv], offset, tile), slot)
-            with otherwise:
-                name = f"llvm.masked.load.{_suffix(tile.vector)}.p0"
-                masks, nothing = _edge_masks(builder, tile, args[4]), ir.Constant(tile.vector, [0.0] * tile.lanes)
-                for index, slot in enumerate(slots):
-                    v = index % tile.nv
-                    pointer = _vector_pointer(builder, row[index // tile.nv], I64(v * tile.lanes), tile.vector)
-                    builder.store(_call(builder, name, tile.vector, [pointer, I32(align), masks[v], nothing]), slot)
+        yv = cgutils.create_struct_proxy(signature.args[3])(context, builder, args[3])
         value = ir.Constant(ir.ArrayType(tile.vector, tile.mr * tile.nv), ir.Undefined)
-        for index, slot in enumerate(slots):
-            value = builder.insert_value(value, builder.load(slot), index)
+        for r in range(tile.mr):
+            row = builder.gep(yv.data, [builder.mul(yv.ld, I64(r))])
+            for v in range(tile.nv):
+                value = builder.insert_value(value, _load(builder, row, I64(v * tile.lanes), tile), r * tile.nv + v)
         return value
 
-    return tile(mr, nv, lanes, y, types.intp), codegen
+    return tile(mr, nv, lanes, y), codegen
 
 
 @intrinsic
@@ -245,8 +220,9 @@ def store(typing_context, tile, y, columns):
     """Write ``y[r, c] = tile[r, c]`` for every row and for c < `columns`; nothing beyond is touched."""
 
     def codegen(context, builder, signature, args):
-        row = _row_pointers(builder, cgutils.create_struct_proxy(signature.args[1])(context, builder, args[1]), tile)
+        yv = cgutils.create_struct_proxy(signature.args[1])(context, builder, args[1])
         align = tile.dtype.bitwidth // 8
+        row = [builder.gep(yv.data, [builder.mul(yv.ld, I64(r))]) for r in range(tile.mr)]
         whole = builder.icmp_signed(">=", args[2], I64(tile.nv * tile.lanes))
         with builder.if_else(whole) as (then, otherwise):
             with then:
@@ -256,7 +232,11 @@ def store(typing_context, tile, y, columns):
                         builder.store(builder.extract_value(args[0], r * tile.nv + v), pointer).align = align
             with otherwise:
                 name = f"llvm.masked.store.{_suffix(tile.vector)}.p0"
-                for v, mask in enumerate(_edge_masks(builder, tile, args[2])):
+                index_type = ir.VectorType(I64, tile.lanes)
+                limit = _splat(builder, args[2], index_type)
+                for v in range(tile.nv):
+                    column = ir.Constant(index_type, [v * tile.lanes + c for c in range(tile.lanes)])
+                    mask = builder.icmp_signed("<", column, limit)
                     for r in range(tile.mr):
                         pointer = _vector_pointer(builder, row[r], I64(v * tile.lanes), tile.vector)
                         value = builder.extract_value(args[0], r * tile.nv + v)
