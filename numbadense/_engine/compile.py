@@ -19,6 +19,7 @@ from numbadense import activations, scalar_math
 from numbadense._engine import cache, machine
 from numbadense._engine.cpu import forward as forward_module
 from numbadense._engine.cpu import passes, twin, vmath
+from numbadense._engine.cpu import population as population_module
 from numbadense._engine.cpu.tiles import TABLE
 
 # `contract` lets a product and a sum fuse.  `True` would break the range reduction of exp; `reassoc` is for row-wise
@@ -108,6 +109,25 @@ def single(dtype: np.dtype):
     x, y = _array(dtype, 2, "A", readonly=True), _array(dtype, 2, "A")
     function = forward_module.make_single(_one(dtype))
     return _dispatcher(function, types.void(program, w, b, x, y), ("single", dtype.str), False)
+
+
+@_once
+def population(dtype: np.dtype, parallel: bool):
+    """Return the compiled kernel of many networks of a dtype: the parallel one, or its serial twin."""
+    program, ids = types.Array(types.int64, 2, "C", readonly=True), types.Array(types.int64, 1, "C", readonly=True)
+    x, y, scratch = _array(dtype, 2, "A", readonly=True), _array(dtype, 2, "A"), _array(dtype, 1, "C")
+    numbers = (types.intp, types.boolean, ids, ids, ids, scratch, *[types.intp] * 4)
+    signature = types.void(program, types.intp, x, y, *numbers)
+    each, routed = (make(jit, _rows(dtype)) for make in (population_module.make_each, population_module.make_routed))
+    function = population_module.make_population(each, routed)
+    return _dispatcher(function, signature, ("population", dtype.str), parallel)
+
+
+@_once
+def sort():
+    """Return the compiled counting sort of rows by their networks."""
+    given, found = types.Array(types.int64, 1, "C", readonly=True), types.Array(types.int64, 1, "C")
+    return _dispatcher(population_module.sort, types.intp(given, found, found), ("sort",), False)
 
 
 @_once
@@ -214,13 +234,14 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
     Returns, and reports to `progress` as each is done, what it is, the seconds it took and whether it was there
     already, in the disk cache or in this process.
     """
-    jobs = []
+    jobs = [("sort", sort)]
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         jobs.append((f"single {dtype}", functools.partial(single, dtype)))
         for parallel in (False, True):
             kind = "parallel" if parallel else "serial"
             jobs.append((f"forward {kind} {dtype}", functools.partial(forward, dtype, parallel)))
             jobs.append((f"apply {kind} {dtype}", functools.partial(apply, dtype, parallel)))
+            jobs.append((f"population {kind} {dtype}", functools.partial(population, dtype, parallel)))
         for activation in activations.REGISTRY.values():
             jobs.append((f"{activation.name} {dtype}", functools.partial(activation_pass, activation, dtype)))
     done = []

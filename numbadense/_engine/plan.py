@@ -48,6 +48,12 @@ def work(shapes: tuple[tuple[int, int], ...], m: int) -> int:
     return m * sum(k * n for k, n in shapes)
 
 
+def _most(shapes: tuple[tuple[int, int], ...], width: int, itemsize: int) -> int:
+    """Return how many rows may go through all layers together."""
+    deepest = max(max(k for k, _ in shapes), width, 1)
+    return max(ROW_QUANTUM, min(BLOCK_ROWS, BLOCK_BYTES // (deepest * itemsize) // ROW_QUANTUM * ROW_QUANTUM))
+
+
 @functools.lru_cache(maxsize=1024)
 def forward(shapes: tuple[tuple[int, int], ...], width: int, itemsize: int, m: int, limit: int, layer: str) -> Plan:
     """Plan `m` rows through layers of `shapes`, with at most `limit` threads of a threading layer.
@@ -55,11 +61,38 @@ def forward(shapes: tuple[tuple[int, int], ...], width: int, itemsize: int, m: i
     Blocks are as equal as the row quantum allows and as many for each thread, for the slowest thread is what counts.
     """
     threads, why = threads_for(work(shapes, m), -(-m // ROW_QUANTUM), limit, PARALLEL_FROM[layer])
-    deepest = max(max(k for k, _ in shapes), width, 1)
-    most = max(ROW_QUANTUM, min(BLOCK_ROWS, BLOCK_BYTES // (deepest * itemsize) // ROW_QUANTUM * ROW_QUANTUM))
+    most = _most(shapes, width, itemsize)
     blocks = threads * max(1, -(-m // (threads * most)))
     block = max(1, min(most, -(-m // blocks // ROW_QUANTUM) * ROW_QUANTUM if m > most or threads > 1 else m))
     return Plan(m, threads, block, block * width, 2 * block * width * threads, why)
+
+
+@functools.lru_cache(maxsize=1024)
+def population(
+    shapes: tuple[tuple[int, int], ...],
+    width: int,
+    itemsize: int,
+    networks: int,
+    m: int,
+    routed: bool,
+    limit: int,
+    layer: str,
+) -> Plan:
+    """Plan `m` rows through each of many networks, or if they are `routed`, through some one of them.
+
+    A unit of work is all the rows of a network, or where these are too many, or the networks fewer than the threads, an
+    equal part of them.  Routed rows are shared out as they are.
+    """
+    total = m if routed else networks * m
+    pieces = -(-m // ROW_QUANTUM) * (1 if routed else networks)
+    threads, why = threads_for(work(shapes, total), pieces, limit, PARALLEL_FROM[layer])
+    most = _most(shapes, width, itemsize)
+    lists = 1 if routed else max(1, networks)
+    parts = max(-(-m // most), -(-threads // lists))
+    unit = max(1, m if parts == 1 else min(m, -(-m // parts // ROW_QUANTUM) * ROW_QUANTUM))
+    half = unit * width
+    room = 2 * half + (unit * (shapes[0][0] + shapes[-1][1]) if routed else 0)
+    return Plan(total, threads, unit, half, room * threads, why)
 
 
 def elementwise(size: int, limit: int, layer: str) -> int:

@@ -59,7 +59,7 @@ def _program(table: np.ndarray, buffer: object, dtype: np.dtype) -> Program:
     return Program(table, buffer, dtype, shapes[0][0], shapes[-1][1], shapes, width)
 
 
-def _vectors_and_columns(n: int, dtype: np.dtype) -> tuple[int, int]:
+def vectors_and_columns(n: int, dtype: np.dtype) -> tuple[int, int]:
     tiles = TABLE[machine.host().isa]
     vectors = panel_width(n, dtype.itemsize, tiles)
     return vectors, vectors * tiles.lanes(dtype.itemsize)
@@ -68,7 +68,7 @@ def _vectors_and_columns(n: int, dtype: np.dtype) -> tuple[int, int]:
 def build(layers: Sequence, dtype: np.dtype) -> Program:
     """Pack `layers`, each with its ``w``, ``b`` and ``activation``, for the CPU kernels of `dtype`."""
     table = np.zeros((len(layers), forward.COLUMNS), np.int64)
-    plans = [_vectors_and_columns(layer.w.shape[1], dtype) for layer in layers]
+    plans = [vectors_and_columns(layer.w.shape[1], dtype) for layer in layers]
     sizes = [pack.packed_size(*layer.w.shape, nr) for layer, (_, nr) in zip(layers, plans, strict=True)]
     buffer = pack.aligned_empty(sum(sizes), dtype)
     offset = 0
@@ -82,7 +82,7 @@ def build(layers: Sequence, dtype: np.dtype) -> Program:
         row[[forward.N_IN, forward.N_OUT, forward.VECTORS]] = k, n, vectors
         row[[forward.WEIGHTS, forward.BIAS]] = address, address + k * padded * dtype.itemsize
         row[[forward.W_ROW, forward.W_PANEL, forward.OUT_ROW]] = nr, max(k, 1) * nr, padded
-        row[forward.PASS] = _pass(layer.activation, dtype)
+        row[forward.PASS] = pass_of(layer.activation, dtype)
         # A hidden layer's padding is swept along, in whole vectors; a row-wise activation must not see it.
         hidden = index < len(layers) - 1
         row[forward.PASS_COLUMNS] = padded if hidden and not layer.activation.rowwise else n
@@ -107,10 +107,10 @@ def unpacked(shape: tuple[int, int], w_row: int, activation, dtype: np.dtype, on
     vectors = tiles.wide if one_row and vectors >= tiles.wide else min(vectors, max(tiles.rows))
     table[0, [forward.N_IN, forward.N_OUT, forward.VECTORS]] = *shape, vectors
     table[0, [forward.W_ROW, forward.OUT_ROW]] = w_row, shape[1]
-    table[0, [forward.PASS, forward.PASS_COLUMNS]] = _pass(activation, dtype), shape[1]
+    table[0, [forward.PASS, forward.PASS_COLUMNS]] = pass_of(activation, dtype), shape[1]
     return table
 
 
-def _pass(activation, dtype: np.dtype) -> int:
+def pass_of(activation, dtype: np.dtype) -> int:
     """Return the address of the pass after a layer: 0, none, for identity."""
     return 0 if activation.name == "identity" else compiler.activation_pass(activation, dtype)
