@@ -34,6 +34,7 @@ CASES = {
 }
 # What keeps every engine to its threads; set for the workers, before anything is imported there.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+OPTIONS = ("suite", "dtype", "threads", "pairs", "budget")
 XLA_SERIAL = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 CORETYPES = {"avx512": "SkylakeX", "avx2": "Haswell"}
 
@@ -78,10 +79,10 @@ def worker(arguments):
         print(json.dumps({"m": m, "widths": widths, "peers": comparisons}), flush=True)
 
 
-def run_worker(arguments, names, environment):
-    """Start a worker, pinned to as many cores as it has threads, and yield its lines."""
-    options = [f"--{key}={getattr(arguments, key)}" for key in ("suite", "dtype", "threads", "pairs", "budget")]
-    command = [sys.executable, __file__, *options, f"--worker={','.join(names)}"]
+def run_worker(arguments, names, environment, script=__file__, keys=OPTIONS, comma=","):
+    """Start a worker of `script`, pinned to as many cores as it has threads, and yield its lines."""
+    options = [f"--{key}={getattr(arguments, key)}" for key in keys]
+    command = [sys.executable, str(script), *options, f"--worker={comma.join(names)}"]
     cores = sorted(os.sched_getaffinity(0))[: arguments.threads]
     environment = environment | dict.fromkeys(THREAD_VARIABLES, str(arguments.threads)) | {"JAX_PLATFORMS": "cpu"}
     if arguments.threads == 1:

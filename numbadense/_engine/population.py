@@ -177,11 +177,12 @@ def each(packed: Packed, x, out, threads: int | None, owner) -> np.ndarray:
 def routed(packed: Packed, x, which, out, threads: int | None, owner) -> np.ndarray:
     """Run row i of x, ``(m, n_in)``, through network ``which[i]``."""
     x = _rows(x, packed)
-    ids = validate.network_ids(which, x, owner)
+    given = validate.as_array("which", which)
+    ids = validate.network_ids(given, x, owner)
     ends, order = np.empty(packed.count + 1, np.int64), np.empty(len(ids), np.int64)
     wrong = compiler.sort()(ids, ends, order)
     if wrong >= 0:
-        raise validate.network_error(f"which[{wrong}]", int(ids[wrong]), packed.count)
+        raise validate.network_error(f"which[{wrong}]", int(given[wrong]), packed.count)
 
     def run(x: np.ndarray, y: np.ndarray) -> None:
         todo = _remembered(packed, len(ids), True, threads)

@@ -300,9 +300,8 @@ def shared(x: np.ndarray, owner) -> bool:
     return x.ndim == 2
 
 
-def network_ids(which, x: np.ndarray, owner) -> np.ndarray:
+def network_ids(which: np.ndarray, x: np.ndarray, owner) -> np.ndarray:
     """Return `which` as a contiguous array of int64 with an element for each row of x."""
-    which = as_array("which", which)
     if x.ndim != 2:
         raise ShapeError(
             f"x has {x.ndim} dimension{'s' * (x.ndim != 1)} but takes 2, (m, n_in), when which says the network of "
@@ -318,6 +317,8 @@ def network_ids(which, x: np.ndarray, owner) -> np.ndarray:
             f"which has dtype {which.dtype} but holds the numbers of networks, 0 to {len(owner) - 1}; "
             "pass integers, for example which.astype(int)."
         )
+    if which.dtype == np.uint64:
+        which = np.minimum(which, len(owner))  # which is as wrong as what int64 may not hold
     return np.ascontiguousarray(native(which, INT64))
 
 
