@@ -115,12 +115,12 @@ class Population:
             )
         self._build(w, b, [known.get(activation) for activation in activations], dtype)
         for index, arrays in enumerate(zip(self.weights, self.biases, strict=True)):
-            finite = [np.isfinite(a).all(axis=tuple(range(1, a.ndim))) for a in arrays if a is not None]
-            wrong = np.flatnonzero(~np.logical_and.reduce(finite))
-            if wrong.size:
+            if not all(a is None or np.isfinite(a).all() for a in arrays):
+                bad = [~np.isfinite(a).reshape(len(self), -1).all(axis=1) for a in arrays if a is not None]
+                networks = np.flatnonzero(np.logical_or.reduce(bad))
                 warnings.warn(
-                    f"the weights of layer {index} hold NaN or infinity in {wrong.size} of {len(self)} networks, "
-                    f"first in network {wrong[0]}, and so will their outputs: check how they were trained or made.",
+                    f"the weights of layer {index} hold NaN or infinity in {networks.size} of {len(self)} networks, "
+                    f"first in network {networks[0]}, and so will their outputs: check how they were trained or made.",
                     NonFiniteWarning,
                     stacklevel=2,
                 )

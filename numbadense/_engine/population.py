@@ -84,7 +84,7 @@ def build(weights: Sequence, biases: Sequence, activations: Sequence, dtype: np.
         networks[:, begin : begin + k * n].reshape(count, k, n)[...] = weights[index]
         if biases[index] is not None:
             networks[:, middle : middle + n] = biases[index]
-        padded = max(1, pack.panels(n, nr)) * nr
+        padded = pack.panels(n, nr) * nr
         row = table[index]
         row[[forward.N_IN, forward.N_OUT, forward.VECTORS]] = k, n, vectors
         address = buffer.ctypes.data

@@ -80,7 +80,7 @@ def make_routed(jit, rows):
                 for r in range(some):
                     for p in range(n_in):
                         scratch[gathered + r * n_in + p] = x[order[i + r], p]
-                source, target = rows_of(scratch, gathered, max(n_in, 1)), rows_of(scratch, result, max(n_out, 1))
+                source, target = rows_of(scratch, gathered, n_in), rows_of(scratch, result, n_out)
                 rows(program, e * stride, source, some, target, scratch, offset, half)
                 for r in range(some):
                     for j in range(n_out):
