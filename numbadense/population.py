@@ -114,7 +114,7 @@ class Population:
                 f"pass {['relu'] * (len(w) - 1) + [None]}, for example."
             )
         self._build(w, b, [known.get(activation) for activation in activations], dtype)
-        for index, arrays in enumerate(zip(self.weights, self.biases, strict=True)):
+        for index, arrays in enumerate(zip(w, b, strict=True)):
             if not all(a is None or np.isfinite(a).all() for a in arrays):
                 bad = [~np.isfinite(a).reshape(len(self), -1).all(axis=1) for a in arrays if a is not None]
                 networks = np.flatnonzero(np.logical_or.reduce(bad))

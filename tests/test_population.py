@@ -369,7 +369,7 @@ def test_nothing_beyond_an_array_is_touched():
         for dtype in (np.float32, np.float64):
             for side in ("end", "begin"):
                 buffer_side = side
-                for widths in ((3, 1), (5, 2, 3), (2, 33, 18), (1, 70, 1), (4, 15, 64)):
+                for widths in ((3, 1), (5, 2, 3), (2, 33, 18), (1, 70, 1), (4, 15, 64), (3, 100), (3, 50)):
                     pairs = list(zip(widths, widths[1:]))
                     weights = [rng.standard_normal((3, k, n)).astype(dtype) for k, n in pairs]
                     population = nd.Population(weights, None, ["tanh"] * len(pairs))
