@@ -38,6 +38,7 @@ CASES = {
 }
 # What keeps every engine to its threads; set for the workers, before anything is imported there.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+OPTIONS = ("suite", "dtype", "threads", "pairs", "budget")
 XLA_SERIAL = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 CORETYPES = {"avx512": "SkylakeX", "avx2": "Haswell"}
 # What limits ours and the peers to a CPU without AVX-512.  ONNX Runtime cannot be limited.
@@ -124,17 +125,17 @@ def cases(arguments):
             yield m, widths
 
 
-def start(arguments, options, environment):
-    """Start this script again, pinned to as many cores as it has threads."""
-    same = [f"--{key}={getattr(arguments, key)}" for key in ("suite", "dtype", "threads", "pairs", "budget")]
+def start(arguments, options, environment, script=__file__, keys=OPTIONS):
+    """Start a script again, pinned to as many cores as it has threads."""
+    same = [f"--{key}={getattr(arguments, key)}" for key in keys]
     cores = sorted(os.sched_getaffinity(0))[-arguments.threads :]
     settings = os.environ | dict.fromkeys(THREAD_VARIABLES, str(arguments.threads)) | {"JAX_PLATFORMS": "cpu"}
     flags = [XLA_SERIAL] if arguments.threads == 1 else []
-    if arguments.isa == "haswell":
+    if getattr(arguments, "isa", "host") == "haswell":
         settings |= HASWELL
         flags.append("--xla_cpu_max_isa=AVX2")
     return subprocess.Popen(
-        [sys.executable, __file__, *same, *options],
+        [sys.executable, str(script), *same, *options],
         env=settings | {"XLA_FLAGS": " ".join(flags)} | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -143,9 +144,9 @@ def start(arguments, options, environment):
     )
 
 
-def run_worker(arguments, names, environment):
-    """Start a worker and yield its lines."""
-    with start(arguments, [f"--worker={','.join(names)}"], environment) as process:
+def run_worker(arguments, names, environment, script=__file__, keys=OPTIONS, comma=","):
+    """Start a worker of a script and yield its lines."""
+    with start(arguments, [f"--worker={comma.join(names)}"], environment, script, keys) as process:
         yield from map(json.loads, process.stdout)
     if process.returncode:
         sys.exit(f"the worker for {', '.join(names)} failed")

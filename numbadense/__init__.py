@@ -16,10 +16,12 @@ _WHERE = {
     "DeviceError": "errors",
     "MissingDependencyError": "errors",
     "ModelFormatError": "errors",
+    "NetworkIndexError": "errors",
     "NonFiniteWarning": "errors",
     "NumbadenseError": "errors",
     "OptionError": "errors",
     "OutputError": "errors",
+    "Population": "population",
     "Sequential": "model",
     "ShapeError": "errors",
     "activation": "activations",
@@ -43,9 +45,22 @@ _WHERE = {
     "softmax": "functional",
     "softplus": "functional",
     "softsign": "functional",
+    "stack": "population",
     "tanh": "functional",
 }
-_MODULES = ("activations", "cli", "cuda", "errors", "functional", "io", "jit", "model", "scalar_math", "testing")
+_MODULES = (
+    "activations",
+    "cli",
+    "cuda",
+    "errors",
+    "functional",
+    "io",
+    "jit",
+    "model",
+    "population",
+    "scalar_math",
+    "testing",
+)
 
 __all__ = [
     "ActivationError",
@@ -54,10 +69,12 @@ __all__ = [
     "DeviceError",
     "MissingDependencyError",
     "ModelFormatError",
+    "NetworkIndexError",
     "NonFiniteWarning",
     "NumbadenseError",
     "OptionError",
     "OutputError",
+    "Population",
     "Sequential",
     "ShapeError",
     "__version__",
@@ -88,6 +105,7 @@ __all__ = [
     "softmax",
     "softplus",
     "softsign",
+    "stack",
     "tanh",
     "testing",
 ]
@@ -119,6 +137,7 @@ if TYPE_CHECKING:
         DTypeError,
         MissingDependencyError,
         ModelFormatError,
+        NetworkIndexError,
         NonFiniteWarning,
         NumbadenseError,
         OptionError,
@@ -128,6 +147,7 @@ if TYPE_CHECKING:
     from numbadense.functional import ActivationFunction, dense
     from numbadense.io import load, save
     from numbadense.model import Dense, Sequential
+    from numbadense.population import Population, stack
 
     elu: ActivationFunction
     exp: ActivationFunction

@@ -10,6 +10,7 @@ __all__ = [
     "DeviceError",
     "MissingDependencyError",
     "ModelFormatError",
+    "NetworkIndexError",
     "NonFiniteWarning",
     "NumbadenseError",
     "OptionError",
@@ -40,6 +41,10 @@ class ActivationError(NumbadenseError, ValueError):
 
 class OptionError(NumbadenseError, ValueError):
     """An option (``threads``, ``batch_size``, an environment variable) out of its range."""
+
+
+class NetworkIndexError(NumbadenseError, IndexError):
+    """A network that a population does not have."""
 
 
 class ModelFormatError(NumbadenseError, ValueError):

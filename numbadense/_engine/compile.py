@@ -19,6 +19,7 @@ from numbadense import activations, scalar_math
 from numbadense._engine import cache, machine
 from numbadense._engine.cpu import addresses, direct, operand, passes, twin, vmath
 from numbadense._engine.cpu import forward as forward_module
+from numbadense._engine.cpu import population as population_module
 from numbadense._engine.cpu.tile import View
 from numbadense._engine.cpu.tiles import TABLE
 
@@ -158,6 +159,24 @@ def single(dtype: np.dtype):
 
 
 @_once
+def population(dtype: np.dtype, parallel: bool):
+    """Return the compiled kernel of many networks of a dtype: the parallel one, or its serial twin."""
+    ids = types.Array(types.int64, 1, "C", readonly=True)
+    x, y, scratch = _array(dtype, 2, "A", readonly=True), _array(dtype, 2, "A"), _array(dtype, 1, "C")
+    numbers = (types.intp, types.boolean, ids, ids, ids, scratch, *[types.intp] * 4)
+    signature = types.void(types.intp, types.intp, x, y, *numbers)
+    function = population_module.make_population(*map(jit, (population_module.each, population_module.routed)))
+    return _dispatcher(function, signature, ("population", dtype.str), parallel)
+
+
+@_once
+def sort():
+    """Return the compiled counting sort of rows by their networks."""
+    given, found = types.Array(types.int64, 1, "C", readonly=True), types.Array(types.int64, 1, "C")
+    return _dispatcher(population_module.sort, types.intp(given, found, found), ("sort",), False)
+
+
+@_once
 def blocks():
     """Return what other code, compiled or not, calls: ``blocks(code, x, out, scratch)``."""
     return numba.njit(**FLAGS)(named(forward_module.blocks))
@@ -285,7 +304,7 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
     Returns, and reports to `progress` as each is done, what it is, the seconds it took and whether it was there
     already, in the disk cache or in this process.
     """
-    jobs = [("direct activation", direct_activation)]
+    jobs = [("direct activation", direct_activation), ("sort", sort)]
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         jobs.append((f"kernels {dtype}", functools.partial(kernels, dtype)))
         jobs.append((f"single {dtype}", functools.partial(single, dtype)))
@@ -295,6 +314,7 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
             jobs.append((f"forward {kind} {dtype}", functools.partial(forward, dtype, parallel)))
             jobs.append((f"columns {kind} {dtype}", functools.partial(columns, dtype, parallel)))
             jobs.append((f"apply {kind} {dtype}", functools.partial(apply, dtype, parallel)))
+            jobs.append((f"population {kind} {dtype}", functools.partial(population, dtype, parallel)))
         for activation in activations.REGISTRY.values():
             jobs.append((f"{activation.name} {dtype}", functools.partial(activation_pass, activation, dtype)))
     done = []

@@ -3,6 +3,7 @@
 from numbadense._engine import machine, plan, threads
 from numbadense._engine.cpu import forward as columns
 from numbadense._engine.cpu.tiles import TABLE
+from numbadense._engine.population import Packed
 from numbadense._engine.program import Program
 
 
@@ -28,4 +29,27 @@ def forward(program: Program, m: int, limit: int | None) -> str:
         vectors = int(program.table[index, columns.VECTORS])
         height = tiles.rows[vectors] if m >= tiles.rows[vectors] else min(m, 2)
         lines.append(f"layer {index}  {k} -> {n}: tiles of {height} rows x {vectors * lanes} columns")
+    return "\n".join(lines)
+
+
+def population(packed: Packed, m: int, routed: bool, limit: int | None) -> str:
+    """Return how a call of a population would run, one fact a line; `m` rows for each network, or altogether."""
+    limit, layer = threads.limit(limit), threads.expected_layer()
+    itemsize = packed.dtype.itemsize
+    host = machine.host()
+    quantum = host.row_quantum
+    todo = plan.population(packed.shapes, packed.width, itemsize, quantum, packed.count, m, routed, limit, layer)
+    twin = f"parallel ({layer}, {todo.threads} threads)" if todo.parallel else "serial twin"
+    given = (
+        "some rows for some networks" if routed else f"{m} row{'s' * (m != 1)} for each of {packed.count:,} networks"
+    )
+    lines = [
+        f"kernel   population {packed.dtype}, {twin}: {todo.why}",
+        f"cpu      {host.name}, {host.isa}, {TABLE[host.isa].lanes(itemsize)} lanes of {packed.dtype}",
+        f"rows     {todo.m:,}, {given}, in {-(-todo.m // todo.block)} units of at most {todo.block}",
+        f"work     {2 * plan.work(packed.shapes, todo.m):,} flops, "
+        f"{todo.m * (packed.n_in + packed.n_out) * itemsize:,} bytes in and out at most, "
+        f"{packed.buffer.nbytes:,} bytes of weights, {packed.stride:,} for each network, "
+        f"{todo.scratch * itemsize:,} bytes of scratch",
+    ]
     return "\n".join(lines)

@@ -100,6 +100,42 @@ def _serial(m: int, most: int, width: int, why: str) -> Plan:
     return Plan(m, 1, False, block, block * width, 2 * block * width, why)
 
 
+@functools.lru_cache(maxsize=1024)
+def population(
+    shapes: tuple[tuple[int, int], ...],
+    width: int,
+    itemsize: int,
+    quantum: int,
+    networks: int,
+    m: int,
+    routed: bool,
+    limit: int,
+    layer: str,
+) -> Plan:
+    """Plan `m` rows through each of many networks, or if they are `routed`, through some one of them.
+
+    A unit of work is all the rows of a network, or where these are too many, or the networks fewer than the threads, an
+    equal part of them.  Routed rows are shared out as they are.
+    """
+    total = m if routed else networks * m
+    lists = 1 if routed else max(1, networks)
+    amount, crossover = work(shapes, total), PARALLEL_FROM[layer]
+    threads, why = (
+        min(limit, lists * -(-m // quantum)),
+        f"{amount:.3g} units of work, over the crossover of {crossover:.3g}",
+    )
+    if limit <= 1:
+        threads, why = 1, "one thread allowed"
+    elif amount < crossover:
+        threads, why = 1, f"{amount:.3g} units of work, under the crossover of {crossover:.3g}"
+    most = block_rows(shapes, width, itemsize)
+    parts = max(-(-m // most), -(-threads // lists))
+    unit = max(1, m if parts == 1 else min(m, -(-m // parts // quantum) * quantum))
+    half = unit * width
+    room = 2 * half + (unit * (shapes[0][0] + shapes[-1][1]) if routed else 0)
+    return Plan(total, max(1, threads), False, unit, half, room * max(1, threads), why)
+
+
 def elementwise(size: int, limit: int, layer: str) -> int:
     """Return how many threads an activation over `size` elements deserves."""
     return min(limit, -(-size // 2048)) if limit > 1 and size >= PARALLEL_ELEMENTS[layer] else 1

@@ -62,7 +62,7 @@ class Program:
     pieces: dict = field(default_factory=dict)
 
 
-def _code(layers: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def blank(layers: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Return code for so many layers with nothing but the kernels filled in, and the table in it."""
     code = np.zeros(forward.HEADER + layers * forward.COLUMNS, np.int64)
     code[[forward.KERNEL, forward.ROW_KERNEL]] = compiler.kernels(dtype)
@@ -86,7 +86,7 @@ def _program(code: np.ndarray, table: np.ndarray, buffer: np.ndarray, dtype: np.
     return program
 
 
-def _vectors_and_columns(n: int, dtype: np.dtype) -> tuple[int, int]:
+def vectors_and_columns(n: int, dtype: np.dtype) -> tuple[int, int]:
     tiles = TABLE[machine.host().isa]
     vectors = panel_width(n, dtype.itemsize, tiles)
     return vectors, vectors * tiles.lanes(dtype.itemsize)
@@ -94,8 +94,8 @@ def _vectors_and_columns(n: int, dtype: np.dtype) -> tuple[int, int]:
 
 def build(layers: Sequence, dtype: np.dtype) -> Program:
     """Pack `layers`, each with its ``w``, ``b`` and ``activation``, for the CPU kernels of `dtype`."""
-    code, table = _code(len(layers), dtype)
-    plans = [_vectors_and_columns(layer.w.shape[1], dtype) for layer in layers]
+    code, table = blank(len(layers), dtype)
+    plans = [vectors_and_columns(layer.w.shape[1], dtype) for layer in layers]
     sizes = [pack.packed_size(*layer.w.shape, nr) for layer, (_, nr) in zip(layers, plans, strict=True)]
     buffer = pack.aligned_empty(sum(sizes), dtype)
     offset = 0
@@ -109,7 +109,7 @@ def build(layers: Sequence, dtype: np.dtype) -> Program:
         row[[forward.N_IN, forward.N_OUT, forward.VECTORS]] = k, n, vectors
         row[[forward.WEIGHTS, forward.BIAS]] = address, address + k * padded * dtype.itemsize
         row[[forward.W_ROW, forward.W_PANEL, forward.OUT_ROW]] = nr, max(k, 1) * nr, padded
-        row[forward.PASS] = _pass(layer.activation, dtype)
+        row[forward.PASS] = pass_of(layer.activation, dtype)
         # Padding is swept along, in whole vectors; a row-wise activation must not see it.
         row[forward.ROWWISE] = layer.activation.rowwise
         row[forward.PASS_COLUMNS] = n if layer.activation.rowwise else padded
@@ -155,15 +155,15 @@ def readable(w: np.ndarray, b: np.ndarray) -> bool:
 def unpacked(shape: tuple[int, int], w_row: int, activation, dtype: np.dtype, one_row: bool) -> np.ndarray:
     """Return the code of a layer whose weights are not packed, but for their addresses; copy it to fill them in."""
     tiles = TABLE[machine.host().isa]
-    code, table = _code(1, dtype)
+    code, table = blank(1, dtype)
     vectors = shape[1] // tiles.lanes(dtype.itemsize)
     vectors = tiles.wide if one_row and vectors >= tiles.wide else min(vectors, max(tiles.rows))
     table[0, [forward.N_IN, forward.N_OUT, forward.VECTORS]] = *shape, vectors
     table[0, [forward.W_ROW, forward.OUT_ROW]] = w_row, shape[1]
-    table[0, [forward.PASS, forward.PASS_COLUMNS]] = _pass(activation, dtype), shape[1]
+    table[0, [forward.PASS, forward.PASS_COLUMNS]] = pass_of(activation, dtype), shape[1]
     return code
 
 
-def _pass(activation, dtype: np.dtype) -> int:
+def pass_of(activation, dtype: np.dtype) -> int:
     """Return the address of the pass after a layer: 0, none, for identity."""
     return 0 if activation.name == "identity" else compiler.activation_pass(activation, dtype)

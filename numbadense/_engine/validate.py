@@ -5,13 +5,14 @@ What leaves this module is what kernels expect: native byte order, aligned, floa
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from numbadense.errors import DTypeError, OptionError, OutputError, ShapeError
+from numbadense.errors import DTypeError, NetworkIndexError, OptionError, OutputError, ShapeError
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+INT64 = np.dtype(np.int64)
 NATIVE = {np.float32: FLOAT32, np.float64: FLOAT64}
 
 
@@ -228,3 +229,100 @@ def rows_of(shape, n_in: int) -> int:
     if not sizes or sizes[-1] != n_in:
         raise ShapeError(f"shape is {shape} but must end in the {n_in} features of the network.")
     return int(math.prod(sizes[:-1]))
+
+
+def stacked(weights, biases) -> tuple[list[np.ndarray], list[np.ndarray | None], np.dtype]:
+    """Return the weights and biases of a population by layer, each with a leading axis of networks, and its dtype."""
+    w = [
+        as_array(f"weights[{i}]", part)
+        for i, part in enumerate(_by_layer("weights", weights, "(networks, n_in, n_out)"))
+    ]
+    b = [None] * len(w) if biases is None else _by_layer("biases", biases, "(networks, n_out)")
+    b = [None if part is None else as_array(f"biases[{i}]", part) for i, part in enumerate(b)]
+    if not w:
+        raise ShapeError("a population has 0 layers but needs 1 at least; pass weights=[w, ...], one for each layer.")
+    if len(b) != len(w):
+        raise ShapeError(
+            f"there are {len(b)} biases but {len(w)} weights; pass one for each layer, None where there is none."
+        )
+    for i, part in enumerate(w):
+        if part.ndim != 3:
+            raise ShapeError(
+                f"weights[{i}] has {part.ndim} dimension{'s' * (part.ndim != 1)} but must have 3, "
+                f"(networks, n_in, n_out): weights[{i}].shape={part.shape}."
+            )
+        if part.shape[0] != w[0].shape[0]:
+            raise ShapeError(
+                f"weights[{i}] has {part.shape[0]} networks but weights[0] has {w[0].shape[0]}: "
+                f"weights[{i}].shape={part.shape}, weights[0].shape={w[0].shape}; the first axis counts the networks."
+            )
+        if i and part.shape[1] != w[i - 1].shape[2]:
+            raise ShapeError(
+                f"layer {i} takes {part.shape[1]} features but layer {i - 1} gives {w[i - 1].shape[2]}: "
+                f"weights[{i}].shape={part.shape}, weights[{i - 1}].shape={w[i - 1].shape}; "
+                "weights are (networks, n_in, n_out), so if they came from PyTorch, pass w.transpose(0, 2, 1)."
+            )
+        wanted = (part.shape[0], part.shape[2])
+        if b[i] is not None and b[i].shape != wanted:
+            raise ShapeError(
+                f"biases[{i}] has shape {b[i].shape} but weights[{i}] has {wanted[0]} networks of {wanted[1]} outputs: "
+                f"weights[{i}].shape={part.shape}; pass biases[{i}] as {wanted}."
+            )
+    named = [(f"weights[{i}]", part) for i, part in enumerate(w)]
+    named += [(f"biases[{i}]", part) for i, part in enumerate(b) if part is not None]
+    for name, part in named:
+        compute_dtype(name, part)
+    return w, b, compute_dtype("a population", *(part for _, part in named))
+
+
+def _by_layer(name: str, parts, shape: str) -> list:
+    if isinstance(parts, np.ndarray) or not isinstance(parts, Sequence):
+        raise OptionError(
+            f"{name} is a {type(parts).__name__} but must be a list with an array for each layer; "
+            f"pass {name}=[array, ...], each of shape {shape}."
+        )
+    return list(parts)
+
+
+def shared(x: np.ndarray, owner) -> bool:
+    """Say whether all the networks of a population share the rows of x, or each has its own."""
+    if x.ndim not in (2, 3):
+        raise ShapeError(
+            f"x has {x.ndim} dimension{'s' * (x.ndim != 1)} but a population takes 2, (m, n_in), rows for every "
+            f"network, or 3, ({len(owner)}, m, n_in), rows for each: x.shape={x.shape}; one row for every network is "
+            "x[None, :]."
+        )
+    if x.ndim == 3 and x.shape[0] != len(owner):
+        raise ShapeError(
+            f"x has rows for {x.shape[0]} network{'s' * (x.shape[0] != 1)} but the population has {len(owner)}: "
+            f"x.shape={x.shape}; pass x as ({len(owner)}, m, {owner.n_in}), or as (m, {owner.n_in}) for every network."
+        )
+    return x.ndim == 2
+
+
+def network_ids(which: np.ndarray, x: np.ndarray, owner) -> np.ndarray:
+    """Return `which` as a contiguous array of int64 with an element for each row of x."""
+    if x.ndim != 2:
+        raise ShapeError(
+            f"x has {x.ndim} dimension{'s' * (x.ndim != 1)} but takes 2, (m, n_in), when which says the network of "
+            f"each row: x.shape={x.shape}, which.shape={which.shape}."
+        )
+    if which.shape != x.shape[:1]:
+        raise ShapeError(
+            f"which has shape {which.shape} but x has {x.shape[0]} rows: x.shape={x.shape}; "
+            f"pass which as ({x.shape[0]},), the number of a network for each row."
+        )
+    if which.dtype.kind not in "iu" and which.size:
+        raise DTypeError(
+            f"which has dtype {which.dtype} but holds the numbers of networks, 0 to {len(owner) - 1}; "
+            "pass integers, for example which.astype(int)."
+        )
+    if which.dtype == np.uint64:
+        which = np.minimum(which, len(owner))  # which is as wrong as what int64 may not hold
+    return np.ascontiguousarray(native(which, INT64))
+
+
+def network_error(name: str, index: int, count: int) -> NetworkIndexError:
+    """Return the error for a network that a population does not have."""
+    numbers = f"{count} networks, 0 to {count - 1}" if count > 1 else "1 network, 0" if count else "0 networks"
+    return NetworkIndexError(f"{name} is {index} but the population has {numbers}; pass one of these numbers.")

@@ -19,7 +19,7 @@ def matrix(array):
 
 def rows_of(buffer, offset, ld):
     """Rows of `ld` elements of a flat buffer, from `offset` on."""
-    rows = (buffer.size - offset) // ld
+    rows = (buffer.size - offset) // max(ld, 1)
     return buffer[offset : offset + rows * ld].reshape(rows, ld)
 
 
