@@ -107,11 +107,11 @@ def add(typing_context, a, b):
     return a(a, b), codegen
 
 
-def four_sums(jit, mr, nv, lanes):
-    """Return `kernels.make_tile`'s kernel with four sums that are added at the end: it breaks the order."""
+def four_sums(jit, nv, lanes):
+    """Return `kernels.make_row_tile`'s kernel with four sums that are added at the end: it breaks the order."""
 
     def tile(x, k, w, bias, y, columns):
-        zero = start(mr, nv, lanes, bias)
+        zero = start(1, nv, lanes, bias)
         a, b, c, d = zero, clear(zero), clear(zero), clear(zero)
         whole = k & ~3
         for p in range(0, whole, 4):
@@ -121,20 +121,20 @@ def four_sums(jit, mr, nv, lanes):
             a = rank1(a, x, w, p)
         store(add(add(a, b), add(c, d)), y, columns)
 
-    return jit(tile, "four sums", mr, nv, lanes)
+    return jit(tile, "four sums", nv, lanes)
 
 
 def out_of_order(net):
     """Return the network with a row kernel that keeps four sums."""
     dtype, view, integer = net.dtype, View(types.float32), types.intp
     tiles = TABLE[machine.host().isa]
-    original, kernels.make_tile = kernels.make_tile, four_sums
+    original, kernels.make_row_tile = kernels.make_row_tile, four_sums
     try:
         signature = types.void(integer, integer, view, integer, view, view, integer)
         make = functools.partial(kernels.make_row_kernel, compiler.inlined, tiles, dtype.itemsize)
         address = compiler._address(make, signature, ("four sums",), cached=False)
     finally:
-        kernels.make_tile = original
+        kernels.make_row_tile = original
     net._program.code[kernels.ROW_KERNEL] = address
     return net
 

@@ -61,6 +61,26 @@ def make_tile(jit, mr, nv, lanes):
     return jit(tile, mr, nv, lanes)
 
 
+def make_row_tile(jit, nv, lanes):
+    """Return the kernel of `make_tile` for one row, eight steps at a time.
+
+    A single row is a chain of multiply-adds; while it runs, the CPU could be reading the weights of what follows, if it
+    knew where the loop ends.  The fewer its turns, the better it does.
+    """
+
+    def tile(x, k, w, bias, y, columns):
+        t = start(1, nv, lanes, bias)
+        whole = k & ~7
+        for p in range(0, whole, 8):
+            t = rank1(rank1(rank1(rank1(t, x, w, p), x, w, p + 1), x, w, p + 2), x, w, p + 3)
+            t = rank1(rank1(rank1(rank1(t, x, w, p + 4), x, w, p + 5), x, w, p + 6), x, w, p + 7)
+        for p in range(whole, k):
+            t = rank1(t, x, w, p)
+        store(t, y, columns)
+
+    return jit(tile, nv, lanes)
+
+
 def make_deep_tile(jit, mr, nv, lanes):
     """Return `make_tile`'s kernel, or if `further` ``y[:mr, :columns] += x[:mr] @ w``: the sum is taken up again."""
 
@@ -169,8 +189,8 @@ def make_row_kernel(jit, tiles, itemsize):
     layers are whole vectors, and so is a narrow last one, on the stack, before its columns are copied.
     """
     lanes = tiles.lanes(itemsize)
-    tile1, tile2, tile3 = (make_tile(jit, 1, nv, lanes) for nv in (1, 2, 3))
-    tile4 = make_tile(jit, 1, 4, lanes) if 4 in tiles.rows else tile3
+    tile1, tile2, tile3 = (make_row_tile(jit, nv, lanes) for nv in (1, 2, 3))
+    tile4 = make_row_tile(jit, 4, lanes) if 4 in tiles.rows else tile3
     wide, row = tiles.wide, make_row(jit, tiles.wide, lanes, itemsize)
     few = 4 * lanes
 
