@@ -18,7 +18,7 @@ from numba.core.ccallback import CFunc
 from numbadense import activations, scalar_math
 from numbadense._engine import cache, machine
 from numbadense._engine.cpu import forward as forward_module
-from numbadense._engine.cpu import passes, twin, vmath
+from numbadense._engine.cpu import passes, softmax, twin, vmath
 from numbadense._engine.cpu.tiles import TABLE
 
 # `contract` lets a product and a sum fuse.  `True` would break the range reduction of exp; `reassoc` is for row-wise
@@ -62,6 +62,11 @@ def named(function, *tags):
 def jit(function, *tags):
     """Compile `function`, which `tags` tell from others of its name, when it is called from another kernel."""
     return numba.njit(**FLAGS)(named(function, *tags))
+
+
+def inline(function, *tags):
+    """Compile `function` into the code of each kernel that calls it: a loop around a call is not vectorised."""
+    return numba.njit(forceinline=True, **FLAGS)(named(function, *tags))
 
 
 def _dispatcher(function, signature, key, parallel):
@@ -146,16 +151,25 @@ def activation_pass(activation, dtype: np.dtype) -> int:
     """Return the address of the activation's compiled pass over a matrix of `dtype`."""
     if numba.config.DISABLE_JIT:
         return _python_pass(activation)
-    make = passes.make_rowwise if activation.rowwise else passes.make_elementwise
     pointer = types.CPointer(numba.from_dtype(dtype))
     signature = types.void(pointer, pointer, *[types.int64] * 4)
-    function = named(make(scalar(activation)), _identity(activation))
+    function = named(_pass(activation, dtype), _identity(activation))
     callback = CFunc(function, (signature.args, signature.return_type), {}, FLAGS)
     if fingerprint(activation.function) is not None:
         callback._cache = cache.KernelCache(("pass", _identity(activation), dtype.str, machine.host().isa))
     callback.compile()
     _alive.append(callback)
     return callback.address
+
+
+def _pass(activation, dtype):
+    """Return the body of an activation's pass: in stages for the row-wise ones of the package, else by its function."""
+    staged = softmax.STAGED.get(activation.name) if activation.function.__module__ == activations.__name__ else None
+    if staged is not None:
+        exp, log1p = (inline(words()[word].py_func, "staged") for word in ("exp", "log1p"))
+        return staged(jit, inline, TABLE[machine.host().isa].lanes(dtype.itemsize), exp, log1p)
+    make = passes.make_rowwise if activation.rowwise else passes.make_elementwise
+    return make(scalar(activation))
 
 
 @_once
