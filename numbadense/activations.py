@@ -607,7 +607,7 @@ def mish(x):
     exact=lambda m, row: [m.exp(x) / sum(m.exp(y) for y in row) for x in row],
     tex=r"\frac{e^{x_j}}{\sum_p e^{x_p}}",
     lipschitz=0.5,
-    max_ulp={"float32": 8, "float64": 8},
+    max_ulp={"float32": 4, "float64": 4},
     rowwise=True,
 )
 def softmax(row):

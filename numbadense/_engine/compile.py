@@ -60,13 +60,16 @@ def named(function, *tags):
 
 
 def jit(function, *tags):
-    """Compile `function`, which `tags` tell from others of its name, when it is called from another kernel."""
-    return numba.njit(**FLAGS)(named(function, *tags))
+    """Compile `function`, which `tags` tell from others of its name, when it is called from another kernel.
+
+    Unless it says otherwise it would take over the fast-math flags of whoever calls it first, and keep them for all.
+    """
+    return numba.njit(fastmath=False, **FLAGS)(named(function, *tags))
 
 
 def inline(function, *tags):
     """Compile `function` into the code of each kernel that calls it: a loop around a call is not vectorised."""
-    return numba.njit(forceinline=True, **FLAGS)(named(function, *tags))
+    return numba.njit(forceinline=True, fastmath=False, **FLAGS)(named(function, *tags))
 
 
 def _dispatcher(function, signature, key, parallel):
@@ -130,6 +133,15 @@ def apply(dtype: np.dtype, parallel: bool):
 
 
 @_once
+def streamed(dtype: np.dtype, parallel: bool):
+    """Return the compiled kernel that does what `apply` does, element by element, past the caches."""
+    x, y = _array(dtype, 1, "C", readonly=True), _array(dtype, 1, "C")
+    signature = types.void(types.intp, x, y, types.intp)
+    function = passes.make_streamed(TABLE[machine.host().isa].lanes(dtype.itemsize))
+    return _dispatcher(function, signature, ("streamed", dtype.str), parallel)
+
+
+@_once
 def words() -> dict:
     """Return the CPU's vocabulary: what the words of `scalar_math` mean inside a kernel."""
     return vmath.words(jit, "avx512f" in machine.host().features)
@@ -163,7 +175,7 @@ def activation_pass(activation, dtype: np.dtype) -> int:
 
 
 def _pass(activation, dtype):
-    """Return the body of an activation's pass: in stages for the row-wise ones of the package, else by its function."""
+    """Return the body of an activation's pass: in stages for the package's own row-wise ones, else by its function."""
     staged = softmax.STAGED.get(activation.name) if activation.function.__module__ == activations.__name__ else None
     if staged is not None:
         exp, log1p = (inline(words()[word].py_func, "staged") for word in ("exp", "log1p"))
@@ -222,6 +234,16 @@ def fingerprint(function) -> str | None:
     return repr((code.co_code, code.co_consts, code.co_names, known))
 
 
+def light(activation) -> bool:
+    """Say whether memory is slower than the activation: an element-wise formula that calls nothing but builtins.
+
+    An exponential takes longer than its element takes to come and go.
+    """
+    function = activation.function
+    calls = any(callable(function.__globals__.get(name)) for name in function.__code__.co_names)
+    return not (activation.rowwise or calls or function.__closure__)
+
+
 def warm(progress=None) -> list[tuple[str, float, bool]]:
     """Compile all kernels and every registered activation, in both dtypes.
 
@@ -235,6 +257,7 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
             kind = "parallel" if parallel else "serial"
             jobs.append((f"forward {kind} {dtype}", functools.partial(forward, dtype, parallel)))
             jobs.append((f"apply {kind} {dtype}", functools.partial(apply, dtype, parallel)))
+            jobs.append((f"streamed {kind} {dtype}", functools.partial(streamed, dtype, parallel)))
         for activation in activations.REGISTRY.values():
             jobs.append((f"{activation.name} {dtype}", functools.partial(activation_pass, activation, dtype)))
     done = []

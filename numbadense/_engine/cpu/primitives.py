@@ -6,13 +6,19 @@ if config.DISABLE_JIT:
     from numbadense._engine.cpu.twin import (
         address_of,
         call_pass,
+        fence,
+        load,
         matrix,
         matrix_at,
         part,
+        pointer,
         rank1,
+        row_at,
         rows_of,
+        stack,
         start,
         store,
+        stream,
     )
 else:
     from numbadense._engine.cpu.tile import (
@@ -22,9 +28,14 @@ else:
         matrix_at,
         part,
         rank1,
+        row_at,
         rows_of,
         start,
         store,
     )
+    from numbadense._engine.cpu.vectors import fence, load, pointer, stack, stream
 
-__all__ = ["address_of", "call_pass", "matrix", "matrix_at", "part", "rank1", "rows_of", "start", "store"]
+__all__ = [
+    *("address_of", "call_pass", "fence", "load", "matrix", "matrix_at", "part", "pointer", "rank1", "row_at"),
+    *("rows_of", "stack", "start", "store", "stream"),
+]

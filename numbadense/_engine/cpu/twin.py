@@ -64,3 +64,35 @@ def call_pass(address, x, y, rows, columns):
     target = y[:rows, :columns]
     target[:] = x[:rows, :columns]
     PASSES[int(address)](target)
+
+
+def pointer(array):
+    """An array is its own pointer."""
+    return array
+
+
+def row_at(pointer, offset, size):
+    """``pointer[offset:offset + size]``."""
+    return pointer[offset : offset + size]
+
+
+def stack(like, size):
+    """A new array."""
+    return np.empty(size, like.dtype)
+
+
+def load(nv, lanes, pointer, offset, count, fill):
+    """The elements that are there, and `fill` after them."""
+    tile = np.full(nv * lanes, fill, pointer.dtype)
+    tile[:count] = pointer[offset : offset + count]
+    return tile
+
+
+def stream(tile, pointer, offset):
+    """The whole tile, which begins a cache line."""
+    assert pointer[offset:].ctypes.data % 64 == 0
+    pointer[offset : offset + tile.size] = tile
+
+
+def fence():
+    """Nothing: there is one thread."""

@@ -20,6 +20,17 @@ from numbadense._engine.cpu.tile import I32, I64, Tile, _call, _splat, _suffix, 
 LINE = 64  # bytes of a cache line, which a streaming store should fill
 
 
+@intrinsic
+def pointer(typing_context, array):
+    """Return the pointer to an array's first element."""
+    result = types.CPointer(array.dtype)
+
+    def codegen(context, builder, signature, args):
+        return context.make_array(signature.args[0])(context, builder, args[0]).data
+
+    return result(array), codegen
+
+
 def _literals(*arguments):
     if all(isinstance(argument, types.IntegerLiteral) for argument in arguments):
         return [argument.literal_value for argument in arguments]
