@@ -36,6 +36,19 @@ else:
     from numbadense._engine.cpu.vectors import fence, load, pointer, stack, stream
 
 __all__ = [
-    *("address_of", "call_pass", "fence", "load", "matrix", "matrix_at", "part", "pointer", "rank1", "row_at"),
-    *("rows_of", "stack", "start", "store", "stream"),
+    "address_of",
+    "call_pass",
+    "fence",
+    "load",
+    "matrix",
+    "matrix_at",
+    "part",
+    "pointer",
+    "rank1",
+    "row_at",
+    "rows_of",
+    "stack",
+    "start",
+    "store",
+    "stream",
 ]

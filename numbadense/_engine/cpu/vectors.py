@@ -239,7 +239,7 @@ total = _over_lanes(_sum, "Return the sum of one vector's lanes, by halves.")
 
 @intrinsic(prefer_literal=True)
 def stack(typing_context, like, size):
-    """Return a pointer to `size` elements of the dtype of `like` on the stack, at the beginning of a cache line."""
+    """Return a pointer to `size` elements of the dtype of `like` on the stack, not set, at the beginning of a line."""
     sizes = _literals(size)
     if sizes is None:
         return None
@@ -247,7 +247,8 @@ def stack(typing_context, like, size):
 
     def codegen(context, builder, signature, args):
         array = ir.ArrayType(context.get_data_type(like.dtype), sizes[0])
-        place = cgutils.alloca_once(builder, array)
+        with builder.goto_entry_block():  # numba's own helper would fill it with zeros at each call
+            place = builder.alloca(array)
         place.align = LINE
         return builder.bitcast(place, context.get_value_type(pointer))
 
