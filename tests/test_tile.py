@@ -59,7 +59,7 @@ GUARDED = """
                 for function in (nd.softmax, nd.log_softmax):
                     assert np.array_equal(function(source, out=out), function(x))
                 planner.STREAMED_FROM = 0
-                nd.hard_swish(source, out=out)
+                nd.hard_swish(source, out=out, threads=1)
                 planner.STREAMED_FROM = 1 << 40
                 assert np.array_equal(out, nd.hard_swish(x))
 """
@@ -104,16 +104,6 @@ def test_every_row_of_the_tile_table_is_right_on_any_machine(isa):
     assert scripts.run(code, NUMBADENSE_ISA=isa).stdout.split() == [isa]
 
 
-@pytest.fixture
-def streaming(monkeypatch):
-    """Send the smallest outputs past the caches, and return the kernels that did."""
-    monkeypatch.setattr(plan, "STREAMED_FROM", 0)
-    used = []
-    found = compiler.streamed
-    monkeypatch.setattr(compiler, "streamed", lambda dtype, parallel: used.append(parallel) or found(dtype, parallel))
-    return used
-
-
 @pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_streaming_writes_the_same_bits_and_nothing_else(dtype, threads):
@@ -131,15 +121,23 @@ def test_streaming_writes_the_same_bits_and_nothing_else(dtype, threads):
             assert (around[:offset] == 7).all() and (around[offset + size :] == 7).all()
 
 
-def test_what_streams(streaming):
+def test_only_large_outputs_of_light_activations_apart_from_x_stream(monkeypatch):
+    used = []
+    found = compiler.streamed
+    monkeypatch.setattr(compiler, "streamed", lambda dtype, parallel: used.append(parallel) or found(dtype, parallel))
     x = np.linspace(-2, 2, 4000)
+    nd.relu(x, threads=1)
+    assert not used
+    monkeypatch.setattr(plan, "STREAMED_FROM", x.nbytes)
     for name in ("relu", "leaky_relu", "softsign", "hard_sigmoid"):
-        getattr(nd, name)(x, out=np.empty_like(x))
-    assert len(streaming) == 4
-    nd.relu(x, out=x)  # in place
+        getattr(nd, name)(x, out=np.empty_like(x), threads=1)
+    assert len(used) == 4
+    nd.relu(x.copy(), out=x, threads=1)
+    assert len(used) == 5
+    nd.relu(x, out=x, threads=1)
     for name in ("sigmoid", "elu", "softmax", "gelu"):  # bound by their exponentials, or row by row
-        getattr(nd, name)(x)
-    assert len(streaming) == 4
+        getattr(nd, name)(x, threads=1)
+    assert len(used) == 5
 
 
 def loops(assembly):

@@ -12,7 +12,6 @@ A `count` that is constant and large enough compiles to plain loads and stores.
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from numbadense._engine.cpu.tile import I32, I64, Tile, _call, _splat, _suffix, _vector_pointer
