@@ -131,7 +131,7 @@ def out_of_order(net):
     original, kernels.make_row_tile = kernels.make_row_tile, four_sums
     try:
         signature = types.void(integer, integer, view, integer, view, view, integer)
-        make = functools.partial(kernels.make_row_kernel, compiler.inlined, tiles, dtype.itemsize)
+        make = functools.partial(kernels.make_row_kernel, compiler.inline, tiles, dtype.itemsize)
         address = compiler._address(make, signature, ("four sums",), cached=False)
     finally:
         kernels.make_row_tile = original

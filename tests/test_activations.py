@@ -8,7 +8,9 @@ import platform
 import numba
 import numpy as np
 import pytest
+import scripts
 
+import numbadense as nd
 from numbadense import scalar_math
 from numbadense._engine import machine
 from numbadense.activations import REGISTRY, Activation, activation, get, names
@@ -31,6 +33,7 @@ SCALARS = {np.float32: numba.float32, np.float64: numba.float64}
 
 each_elementwise = pytest.mark.parametrize("name", ELEMENTWISE)
 each_rowwise = pytest.mark.parametrize("name", ROWWISE)
+each_way = pytest.mark.parametrize("way", ["function", "pass"])
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
@@ -77,6 +80,11 @@ def _with_output(loop):
 
     run.loop = loop
     return run
+
+
+def rowwise(name, way):
+    """Return a function of one row: the row function itself, or the pass that the public function runs."""
+    return compiled(name) if way == "function" else getattr(nd, name)
 
 
 def sample(dtype, count, seed=0):
@@ -136,15 +144,16 @@ def test_elementwise_is_within_its_stated_ulp(name, dtype):
 
 @each_dtype
 @each_rowwise
+@each_way
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 33, 100])
-def test_rowwise_is_within_its_stated_ulp(name, dtype, size):
+def test_rowwise_is_within_its_stated_ulp(name, way, dtype, size):
     entry = REGISTRY[name]
     rng = np.random.default_rng(size)
     for spread in (0.01, 3, 30):
         row = (spread * rng.standard_normal(size)).astype(dtype)
         with mpmath.workprec(140):
             exact = entry.exact(mpmath.mp, [mpmath.mpf(value) for value in row.tolist()])
-            errors = [ulp_error(a, b, dtype) for a, b in zip(compiled(name)(row).tolist(), exact, strict=True)]
+            errors = [ulp_error(a, b, dtype) for a, b in zip(rowwise(name, way)(row).tolist(), exact, strict=True)]
         # the distance to the largest entry is rounded to its own last place, and exp makes a relative error of it
         slack = float(np.ptp(row)) if name == "softmax" else 0.0
         assert max(errors) <= entry.max_ulp[dtype.__name__] + slack
@@ -213,56 +222,63 @@ def test_the_loop_is_vectorised(name, dtype):
 
 
 @each_dtype
-def test_softmax_is_a_distribution(dtype):
+@each_way
+def test_softmax_is_a_distribution(way, dtype):
     rng = np.random.default_rng(3)
     for size in (1, 2, 7, 64, 1000):
-        p = compiled("softmax")((20 * rng.standard_normal(size)).astype(dtype))
+        p = rowwise("softmax", way)((20 * rng.standard_normal(size)).astype(dtype))
         assert (p >= 0).all()
         assert abs(p.astype(float).sum() - 1) <= 8 * np.finfo(dtype).eps
 
 
 @each_dtype
 @each_rowwise
-def test_a_shift_of_the_row_shifts_nothing_but_the_logits(name, dtype):
+@each_way
+def test_a_shift_of_the_row_shifts_nothing_but_the_logits(name, way, dtype):
     row = np.random.default_rng(4).integers(-64, 64, 50).astype(dtype) / dtype(8)
-    assert np.array_equal(compiled(name)(row), compiled(name)(row + dtype(1024)))
+    assert np.array_equal(rowwise(name, way)(row), rowwise(name, way)(row + dtype(1024)))
 
 
 @each_dtype
 @each_rowwise
-def test_large_logits_do_not_overflow(name, dtype):
+@each_way
+def test_large_logits_do_not_overflow(name, way, dtype):
     row = np.array([np.finfo(dtype).max, 0, -np.finfo(dtype).max / 2], dtype)
-    got = compiled(name)(row)
+    got = rowwise(name, way)(row)
     assert got[0] == (1 if name == "softmax" else 0)
     assert not np.isnan(got).any()
 
 
 @each_dtype
 @each_rowwise
-def test_masked_logits_get_no_probability(name, dtype):
-    got = compiled(name)(np.array([0.5, -np.inf, 0.5], dtype))
+@each_way
+def test_masked_logits_get_no_probability(name, way, dtype):
+    got = rowwise(name, way)(np.array([0.5, -np.inf, 0.5], dtype))
     half, none = (0.5, 0.0) if name == "softmax" else (math.log(0.5), -math.inf)
     np.testing.assert_allclose(got, [half, none, half], rtol=4 * np.finfo(dtype).eps)
 
 
 @each_dtype
 @each_rowwise
+@each_way
 @pytest.mark.parametrize("where", [0, 1, 20, 32])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_nan_or_an_infinity_spoils_the_row(name, dtype, where, bad):
+def test_a_nan_or_an_infinity_spoils_the_row(name, way, dtype, where, bad):
     row = np.linspace(-1, 1, 33).astype(dtype)
     row[where] = bad
-    assert np.isnan(compiled(name)(row)).all()
+    assert np.isnan(rowwise(name, way)(row)).all()
 
 
 @each_dtype
 @each_rowwise
-def test_a_row_of_minus_infinities_is_nan(name, dtype):
-    assert np.isnan(compiled(name)(np.full(5, -np.inf, dtype))).all()
+@each_way
+def test_a_row_of_minus_infinities_is_nan(name, way, dtype):
+    assert np.isnan(rowwise(name, way)(np.full(5, -np.inf, dtype))).all()
 
 
-def test_log_softmax_keeps_the_digits_of_a_near_certainty():
-    got = compiled("log_softmax")(np.array([30.0, 0.0], np.float32))
+@each_way
+def test_log_softmax_keeps_the_digits_of_a_near_certainty(way):
+    got = rowwise("log_softmax", way)(np.array([30.0, 0.0], np.float32))
     assert got[0] == pytest.approx(-math.exp(-30), rel=1e-6)
 
 
@@ -325,6 +341,28 @@ def test_words_keep_to_ieee_at_the_ends(dtype):
     }
     for name, values in expected.items():
         np.testing.assert_allclose(word(name)(x), np.array(values, dtype), rtol=4 * np.finfo(dtype).eps, err_msg=name)
+
+
+@pytest.mark.skipif(not JIT, reason="is about compiler flags")
+def test_words_do_not_take_over_the_flags_of_whoever_compiles_them_first():
+    scripts.run(
+        """
+        import numba
+        import numpy as np
+        from numbadense import activations
+        from numbadense._engine import compile as engine
+
+        log_softmax = engine.scalar(activations.get("log_softmax"))  # its sums may be reordered, log1p's may not
+
+        @numba.njit
+        def run(row):
+            log_softmax(row)
+
+        row = np.array([54.0, 34.3], np.float32)
+        run(row)
+        assert -4e-9 < row[0] < -2e-9, row
+        """
+    )
 
 
 def test_plain_words_keep_the_type_and_do_not_warn(recwarn):

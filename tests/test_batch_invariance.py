@@ -119,3 +119,19 @@ def test_an_element_is_the_same_at_every_place(name, dtype):
     out = np.empty_like(values)
     assert function(values[::-1], out=out[::-1]) is not out
     assert np.array_equal(out, together)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("dtype", draw.DTYPES)
+def test_a_row_of_any_length_is_the_same_among_others(name, dtype):
+    function = getattr(nd, name)
+    for n in (1, 2, 7, 8, 9, 16, 31, 33, 64, 65, 100, 511, 512, 513, 1024, 1025, 2500):
+        m = 3 if config.DISABLE_JIT else max(5, 3000 // n)
+        x = draw.numbers(np.random.default_rng(n), (m, n), dtype)
+        together = function(x)
+        for i in {0, 1, m // 2, m - 1}:
+            assert np.array_equal(function(x[i]), together[i])
+        assert np.array_equal(function(x, threads=2), together)
+        around = np.empty(m * n + 1, dtype)
+        assert np.array_equal(function(x, out=around[1:].reshape(m, n)), together)
+        assert np.array_equal(function(x, out=x), together)

@@ -8,8 +8,9 @@ import scripts
 from numba import config
 
 import numbadense as nd
+from numbadense import activations
 from numbadense._engine import compile as compiler
-from numbadense._engine import machine
+from numbadense._engine import machine, plan
 from numbadense._engine.cpu.tiles import TABLE
 
 compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="the twins are NumPy, which checks its own bounds")
@@ -18,6 +19,7 @@ GUARDED = """
     import ctypes, mmap, sys
     import numpy as np
     import numbadense as nd
+    from numbadense._engine import plan as planner
 
     libc = ctypes.CDLL(None, use_errno=True)
     PAGE = mmap.PAGESIZE
@@ -56,6 +58,15 @@ GUARDED = """
             out = guarded(np.zeros((41, 21), dtype), side)
             layer(guarded(x, side), out=out)
             assert np.array_equal(out, layer(x))
+            for n in (*range(1, 40), 63, 64, 65, 130, 1023, 1024, 1025, 2500):
+                x = rng.standard_normal((3, n)).astype(dtype)
+                source, out = guarded(x, side), guarded(x, side)
+                for function in (nd.softmax, nd.log_softmax):
+                    assert np.array_equal(function(source, out=out), function(x))
+                planner.STREAMED_FROM = 0
+                nd.hard_swish(source, out=out, threads=1)
+                planner.STREAMED_FROM = 1 << 40
+                assert np.array_equal(out, nd.hard_swish(x))
 """
 
 
@@ -78,7 +89,7 @@ def test_every_row_of_the_tile_table_is_right_on_any_machine(isa):
     code = """
         import numpy as np
         import numbadense as nd
-        from numbadense._engine import machine
+        from numbadense._engine import machine, plan
         rng = np.random.default_rng(0)
         print(machine.host().isa)
         for dtype in (np.float32, np.float64):
@@ -96,6 +107,42 @@ def test_every_row_of_the_tile_table_is_right_on_any_machine(isa):
                 assert np.array_equal(nd.dense(x, layers[0].w, layers[0].b, "tanh"), layers[0](x))
     """
     assert scripts.run(code, NUMBADENSE_ISA=isa).stdout.split() == [isa]
+
+
+@pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_streaming_writes_the_same_bits_and_nothing_else(dtype, threads):
+    rng = np.random.default_rng(0)
+    address = compiler.activation_pass(activations.get("hard_swish"), dtype)
+    kernel = compiler.streamed(dtype, threads > 1)
+    for size in (1, 15, 16, 17, 64, 100, 511, 512, 513, 1024, 5000):
+        x = rng.standard_normal(size).astype(dtype)
+        expected = nd.hard_swish(x)
+        for offset in range(64 // dtype.itemsize):
+            around = np.full(size + 64, 7, dtype)
+            out = around[offset : offset + size]
+            kernel(address, x, out, threads)
+            assert np.array_equal(out, expected)
+            assert (around[:offset] == 7).all() and (around[offset + size :] == 7).all()
+
+
+def test_only_large_outputs_of_light_activations_apart_from_x_stream(monkeypatch):
+    used = []
+    found = compiler.streamed
+    monkeypatch.setattr(compiler, "streamed", lambda dtype, parallel: used.append(parallel) or found(dtype, parallel))
+    x = np.linspace(-2, 2, 4000)
+    nd.relu(x, threads=1)
+    assert not used
+    monkeypatch.setattr(plan, "STREAMED_FROM", x.nbytes)
+    for name in ("relu", "leaky_relu", "softsign", "hard_sigmoid"):
+        getattr(nd, name)(x, out=np.empty_like(x), threads=1)
+    assert len(used) == 4
+    nd.relu(x.copy(), out=x, threads=1)
+    assert len(used) == 5
+    nd.relu(x, out=x, threads=1)
+    for name in ("sigmoid", "elu", "softmax", "gelu"):  # bound by their exponentials, or row by row
+        getattr(nd, name)(x, threads=1)
+    assert len(used) == 5
 
 
 def loops(assembly):
@@ -137,6 +184,34 @@ def test_tiles_stay_in_registers(dtype, monkeypatch, tmp_path):
     assert expected <= {count // unrolled for count in fused for unrolled in (1, 2, 4) if count % unrolled == 0}
     for body, stack in inner:
         assert not spills(body, stack), "a vector is spilled inside a k loop"
+
+
+def wide_registers():
+    return "%zmm" if machine.host().isa == "avx512" else "%ymm"
+
+
+@compiled
+@pytest.mark.skipif(machine.host().isa not in ("avx512", "avx2"), reason="reads x86 assembly")
+@pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_the_stages_of_softmax_are_vectors(name, dtype, monkeypatch, tmp_path):
+    monkeypatch.setenv("NUMBADENSE_CACHE_DIR", str(tmp_path))
+    compiler.activation_pass.__wrapped__(activations.get(name), dtype)
+    assembly = compiler._alive[-1]._library.get_asm_str()
+    kind = "ps" if dtype.itemsize == 4 else "pd"
+    bodies = [body for body, _ in loops(assembly) if wide_registers() in body]
+    for instruction in ("vmax", "vadd", "vsub", "vfmadd"):
+        assert any(re.search(rf"{instruction}\w*{kind}\s.*{wide_registers()}", body) for body in bodies), instruction
+
+
+@compiled
+@pytest.mark.skipif(machine.host().isa not in ("avx512", "avx2"), reason="reads x86 assembly")
+@pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")])
+def test_streaming_stores_whole_vectors_and_waits_for_them(dtype, monkeypatch, tmp_path):
+    monkeypatch.setenv("NUMBADENSE_CACHE_DIR", str(tmp_path))
+    assembly = "".join(compiler.streamed.__wrapped__(dtype, False).inspect_asm().values())
+    assert re.search(rf"vmovntp[sd]\s+{wide_registers()}", assembly)
+    assert re.search(r"mfence|sfence|lock\s", assembly)
 
 
 def test_a_users_layer_may_be_wider_than_any_tile():

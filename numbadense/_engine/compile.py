@@ -17,7 +17,7 @@ from numba.core.registry import cpu_target
 
 from numbadense import activations, scalar_math
 from numbadense._engine import cache, machine
-from numbadense._engine.cpu import addresses, direct, operand, passes, twin, vmath
+from numbadense._engine.cpu import addresses, direct, operand, passes, softmax, twin, vmath
 from numbadense._engine.cpu import forward as forward_module
 from numbadense._engine.cpu import population as population_module
 from numbadense._engine.cpu.tile import View
@@ -66,13 +66,16 @@ def named(function, *tags):
 
 
 def jit(function, *tags):
-    """Compile `function`, which `tags` tell from others of its name, when it is called from another kernel."""
-    return numba.njit(**HELPER)(named(function, *tags))
+    """Compile `function`, which `tags` tell from others of its name, when it is called from another kernel.
+
+    Unless it says otherwise it would take over the fast-math flags of whoever calls it first, and keep them for all.
+    """
+    return numba.njit(fastmath=False, **HELPER)(named(function, *tags))
 
 
-def inlined(function, *tags):
-    """As `jit`, for what has to become part of each kernel that calls it."""
-    return numba.njit(forceinline=True, **HELPER)(named(function, *tags))
+def inline(function, *tags):
+    """Compile `function` into the code of each kernel that calls it: a loop around a call is not vectorised."""
+    return numba.njit(forceinline=True, fastmath=False, **HELPER)(named(function, *tags))
 
 
 def _dispatcher(function, signature, key, parallel):
@@ -124,7 +127,7 @@ def kernels(dtype: np.dtype) -> tuple[int, int]:
         return forward_module.make_kernel(forward_module.make_layers(jit, tiles, itemsize))
 
     def one():
-        return forward_module.make_row_kernel(inlined, tiles, itemsize)
+        return forward_module.make_row_kernel(inline, tiles, itemsize)
 
     if numba.config.DISABLE_JIT:
         return _register(twin.KERNELS, many()), _register(twin.KERNELS, one())
@@ -215,6 +218,15 @@ def apply(dtype: np.dtype, parallel: bool):
 
 
 @_once
+def streamed(dtype: np.dtype, parallel: bool):
+    """Return the compiled kernel that does what `apply` does, element by element, past the caches."""
+    x, y = _array(dtype, 1, "C", readonly=True), _array(dtype, 1, "C")
+    signature = types.void(types.intp, x, y, types.intp)
+    function = passes.make_streamed(TABLE[machine.host().isa].lanes(dtype.itemsize))
+    return _dispatcher(function, signature, ("streamed", dtype.str), parallel)
+
+
+@_once
 def words() -> dict:
     """Return the CPU's vocabulary: what the words of `scalar_math` mean inside a kernel."""
     return vmath.words(jit, "avx512f" in machine.host().features)
@@ -236,11 +248,21 @@ def activation_pass(activation, dtype: np.dtype) -> int:
     """Return the address of the activation's compiled pass over a matrix of `dtype`."""
     if numba.config.DISABLE_JIT:
         return _python_pass(activation)
-    make = passes.make_rowwise if activation.rowwise else passes.make_elementwise
     pointer = types.CPointer(numba.from_dtype(dtype))
     signature = types.void(pointer, pointer, *[types.int64] * 4)
     cached = fingerprint(activation.function) is not None
-    return _address(lambda: make(scalar(activation)), signature, ("pass", _identity(activation), dtype.str), cached)
+    key = ("pass", _identity(activation), dtype.str)
+    return _address(lambda: _pass(activation, dtype), signature, key, cached)
+
+
+def _pass(activation, dtype):
+    """Return the body of an activation's pass: in stages for the package's own row-wise ones, else by its function."""
+    staged = softmax.STAGED.get(activation.name) if activation.function.__module__ == activations.__name__ else None
+    if staged is not None:
+        exp, log1p = (inline(words()[word].py_func, "staged") for word in ("exp", "log1p"))
+        return staged(jit, inline, TABLE[machine.host().isa].lanes(dtype.itemsize), exp, log1p)
+    make = passes.make_rowwise if activation.rowwise else passes.make_elementwise
+    return make(scalar(activation))
 
 
 @_once
@@ -298,6 +320,16 @@ def fingerprint(function) -> str | None:
     return repr((code.co_code, code.co_consts, code.co_names, known))
 
 
+def light(activation) -> bool:
+    """Say whether memory is slower than the activation: an element-wise formula that calls nothing but builtins.
+
+    An exponential takes longer than its element takes to come and go.
+    """
+    function = activation.function
+    calls = any(callable(function.__globals__.get(name)) for name in function.__code__.co_names)
+    return not (activation.rowwise or calls or function.__closure__)
+
+
 def warm(progress=None) -> list[tuple[str, float, bool]]:
     """Compile all kernels and every registered activation, in both dtypes.
 
@@ -315,6 +347,7 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
             jobs.append((f"columns {kind} {dtype}", functools.partial(columns, dtype, parallel)))
             jobs.append((f"apply {kind} {dtype}", functools.partial(apply, dtype, parallel)))
             jobs.append((f"population {kind} {dtype}", functools.partial(population, dtype, parallel)))
+            jobs.append((f"streamed {kind} {dtype}", functools.partial(streamed, dtype, parallel)))
         for activation in activations.REGISTRY.values():
             jobs.append((f"{activation.name} {dtype}", functools.partial(activation_pass, activation, dtype)))
     done = []

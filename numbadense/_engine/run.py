@@ -195,8 +195,10 @@ def _apply(activation, x: np.ndarray, y: np.ndarray, threads: int | None) -> Non
     address = compiler.activation_pass(activation, dtype)
     n = x.shape[-1] if activation.rowwise else 1
     flat_x, flat_y = np.ascontiguousarray(x).reshape(-1), y.reshape(-1)
-    count = 1
+    count, kernel, operands = 1, compiler.apply, (address, flat_x, flat_y, n)
     if threads is not None or x.size >= planner.FEWEST_PARALLEL_ELEMENTS:
         count = planner.elementwise(x.size, threading.limit(threads), threading.expected_layer())
-    if count == 1 or not threading.launch(compiler.apply(dtype, True), address, flat_x, flat_y, n, count):
-        compiler.apply(dtype, False)(address, flat_x, flat_y, n, 1)
+        if y.nbytes >= planner.STREAMED_FROM and x is not y and compiler.light(activation):
+            kernel, operands = compiler.streamed, (address, flat_x, flat_y)
+    if count == 1 or not threading.launch(kernel(dtype, True), *operands, count):
+        kernel(dtype, False)(*operands, 1)

@@ -4,7 +4,6 @@ Numba passes an array as seven words; an address is one.  Kernels and activation
 once per dtype, whoever calls them.
 """
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -48,21 +47,15 @@ def rows_at(typing_context, view, offset, ld):
     return view(view, types.intp, types.intp), codegen
 
 
-@intrinsic(prefer_literal=True)
-def stack(typing_context, like, size):
-    """Return a row of `size` elements, a literal, of the dtype of `like`, on the stack of the kernel that asks."""
-    if not isinstance(size, types.IntegerLiteral):
-        return None
-    view = View(like.dtype)
+@intrinsic
+def view_of(typing_context, pointer, columns):
+    """Return the `View` of one row of `columns` elements at a pointer."""
+    view = View(pointer.dtype)
 
     def codegen(context, builder, signature, args):
-        element = context.get_data_type(view.dtype)
-        row = cgutils.alloca_once(builder, ir.ArrayType(element, size.literal_value))
-        row.align = 64
-        data = builder.bitcast(row, element.as_pointer())
-        return make_view(context, builder, view, data, I64(size.literal_value), I64(1))
+        return make_view(context, builder, view, args[0], args[1], I64(1))
 
-    return view(like, size), codegen
+    return view(pointer, types.intp), codegen
 
 
 @intrinsic

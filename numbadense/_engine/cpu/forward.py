@@ -28,6 +28,7 @@ from numbadense._engine.cpu.primitives import (
     stack,
     start,
     store,
+    view_of,
     word,
 )
 
@@ -197,7 +198,7 @@ def make_row_kernel(jit, tiles, itemsize):
     def row_kernel(code, base, x, m, y, scratch, half):
         last = word(code, LAYERS) - 1
         layer = code + HEADER * WORD
-        narrow = stack(x, few)
+        narrow = view_of(stack(x, few), few)
         source = x
         for index in range(last + 1):
             n, padded, nv = word(layer, N_OUT), word(layer, OUT_ROW), word(layer, VECTORS)

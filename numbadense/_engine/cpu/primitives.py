@@ -8,20 +8,26 @@ if config.DISABLE_JIT:
         call_kernel,
         call_pass,
         copy_row,
+        fence,
+        load,
         matrix,
         matrix_at,
         part,
+        pointer,
         rank1,
         resume,
+        row_at,
         rows_at,
         rows_of,
         stack,
         start,
         store,
+        stream,
+        view_of,
         word,
     )
 else:
-    from numbadense._engine.cpu.addresses import call_kernel, call_pass, copy_row, rows_at, stack, word
+    from numbadense._engine.cpu.addresses import call_kernel, call_pass, copy_row, rows_at, view_of, word
     from numbadense._engine.cpu.tile import (
         address_of,
         matrix,
@@ -29,25 +35,33 @@ else:
         part,
         rank1,
         resume,
+        row_at,
         rows_of,
         start,
         store,
     )
+    from numbadense._engine.cpu.vectors import fence, load, pointer, stack, stream
 
 __all__ = [
     "address_of",
     "call_kernel",
     "call_pass",
     "copy_row",
+    "fence",
+    "load",
     "matrix",
     "matrix_at",
     "part",
+    "pointer",
     "rank1",
     "resume",
+    "row_at",
     "rows_at",
     "rows_of",
     "stack",
     "start",
     "store",
+    "stream",
+    "view_of",
     "word",
 ]

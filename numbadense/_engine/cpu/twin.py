@@ -82,9 +82,9 @@ def rows_at(view, offset, ld):
     return rows_of(view.reshape(-1), offset, ld)
 
 
-def stack(like, size):
-    """A row of `size` elements."""
-    return np.empty((1, size), like.dtype)
+def view_of(pointer, columns):
+    """One row of `columns` elements."""
+    return pointer[None, :columns]
 
 
 def copy_row(source, target, n):
@@ -95,3 +95,35 @@ def copy_row(source, target, n):
 def call_kernel(address, code, base, x, m, y, scratch, half):
     """Run the registered Python kernel."""
     KERNELS[int(address)](code, base, x, m, y, scratch, half)
+
+
+def pointer(array):
+    """An array is its own pointer."""
+    return array
+
+
+def row_at(pointer, offset, size):
+    """``pointer[offset:offset + size]``."""
+    return pointer[offset : offset + size]
+
+
+def stack(like, size):
+    """A new array."""
+    return np.empty(size, like.dtype)
+
+
+def load(nv, lanes, pointer, offset, count, fill):
+    """The elements that are there, and `fill` after them."""
+    tile = np.full(nv * lanes, fill, pointer.dtype)
+    tile[:count] = pointer[offset : offset + count]
+    return tile
+
+
+def stream(tile, pointer, offset):
+    """The whole tile, which begins a cache line."""
+    assert pointer[offset:].ctypes.data % 64 == 0
+    pointer[offset : offset + tile.size] = tile
+
+
+def fence():
+    """Nothing: there is one thread."""
