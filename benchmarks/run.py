@@ -210,7 +210,7 @@ def main():
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--threads", type=int, default=1, help="for every engine")
     parser.add_argument("--pairs", type=int, default=25)
-    parser.add_argument("--budget", type=float, default=2.0, help="seconds for one case and peer, about")
+    parser.add_argument("--budget", type=float, default=1.0, help="seconds for one case and peer, about")
     parser.add_argument("--output", type=Path, help="a .json file; by default in benchmarks/results")
     parser.add_argument(
         "--isa", choices=["host", "haswell"], default="host", help="haswell: every engine without AVX-512"
