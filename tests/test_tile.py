@@ -197,7 +197,7 @@ def wide_registers():
 def test_the_stages_of_softmax_are_vectors(name, dtype, monkeypatch, tmp_path):
     monkeypatch.setenv("NUMBADENSE_CACHE_DIR", str(tmp_path))
     compiler.activation_pass.__wrapped__(activations.get(name), dtype)
-    assembly = compiler._alive[-1]._library.get_asm_str()
+    assembly = compiler._alive[-1].library.get_asm_str()
     kind = "ps" if dtype.itemsize == 4 else "pd"
     bodies = [body for body, _ in loops(assembly) if wide_registers() in body]
     for instruction in ("vmax", "vadd", "vsub", "vfmadd"):

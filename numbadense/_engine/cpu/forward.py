@@ -82,6 +82,26 @@ def make_row_tile(jit, nv, lanes):
     return jit(tile, nv, lanes)
 
 
+def make_row_pair(jit, nv, lanes):
+    """Return the kernel of `make_row_tile` for two panels at once: one alone leaves multipliers idle while it waits."""
+    nr = nv * lanes
+
+    def pair(x, k, w, v, bias, y, columns):
+        t, u = start(1, nv, lanes, bias), start(1, nv, lanes, part(bias, 0, nr))
+        whole = k & ~3
+        for p in range(0, whole, 4):
+            t, u = rank1(t, x, w, p), rank1(u, x, v, p)
+            t, u = rank1(t, x, w, p + 1), rank1(u, x, v, p + 1)
+            t, u = rank1(t, x, w, p + 2), rank1(u, x, v, p + 2)
+            t, u = rank1(t, x, w, p + 3), rank1(u, x, v, p + 3)
+        for p in range(whole, k):
+            t, u = rank1(t, x, w, p), rank1(u, x, v, p)
+        store(t, y, columns)
+        store(u, part(y, 0, nr), columns - nr)
+
+    return jit(pair, nv, lanes)
+
+
 def make_deep_tile(jit, mr, nv, lanes):
     """Return `make_tile`'s kernel, or if `further` ``y[:mr, :columns] += x[:mr] @ w``: the sum is taken up again."""
 
@@ -192,6 +212,8 @@ def make_row_kernel(jit, tiles, itemsize):
     lanes = tiles.lanes(itemsize)
     tile1, tile2, tile3 = (make_row_tile(jit, nv, lanes) for nv in (1, 2, 3))
     tile4 = make_row_tile(jit, 4, lanes) if 4 in tiles.rows else tile3
+    widest = max(tiles.rows)
+    pair, pair2 = make_row_pair(jit, widest, lanes), make_row_pair(jit, 2, lanes)
     wide, row = tiles.wide, make_row(jit, tiles.wide, lanes, itemsize)
     few = 4 * lanes
 
@@ -213,8 +235,19 @@ def make_row_kernel(jit, tiles, itemsize):
             if nv == wide:
                 row(source, k, n, w, w_row, bias, target)
                 padded = 0
-            panel = w
-            for j0 in range(0, padded, nr):
+            panel, first = w, 0
+            if (nv == widest or nv == 2) and w_panel != 0:
+                first = padded // (2 * nr) * (2 * nr)
+                for j in range(0, first, 2 * nr):
+                    bj = matrix_at(x, bias + j * itemsize, 1, 2 * nr, 2 * nr)
+                    wj = matrix_at(x, panel, k, nr, w_row)
+                    vj = matrix_at(x, panel + w_panel * itemsize, k, nr, w_row)
+                    if nv == widest:
+                        pair(source, k, wj, vj, bj, part(target, 0, j), columns - j)
+                    else:
+                        pair2(source, k, wj, vj, bj, part(target, 0, j), columns - j)
+                    panel += 2 * w_panel * itemsize
+            for j0 in range(first, padded, nr):
                 j = j0
                 if w_panel == 0:
                     j = min(j0, n - nr)
