@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+    from numbadense._engine.half import Half
     from numbadense._engine.program import Program
     from numbadense.cuda import DeviceSequential
 
@@ -35,7 +36,8 @@ class Dense:
     Parameters
     ----------
     w : array_like, shape (n_in, n_out)
-        Weights, a column for each neuron.  Copied, unless the array and what it views are read-only.
+        Weights, a column for each neuron.  Copied, unless the array and what it views are read-only.  Half precision is
+        widened to float32: see :meth:`Sequential.astype` for weights that stay at half size.
     b : array_like, shape (n_out,) or (1, n_out), optional
         Biases; none by default.
     activation : str, Activation or function, optional
@@ -44,10 +46,12 @@ class Dense:
     Attributes
     ----------
     w : ndarray, shape (n_in, n_out), float32 or float64
-        Read-only.
+        Read-only.  Where weights are kept at half size this is a new array each time, in float32.
     b : ndarray, shape (n_out,), of the dtype of `w`, or None
         Read-only.
     activation : Activation
+    storage : str
+        What the weights are kept in: ``"float32"``, ``"float64"``, ``"float16"`` or ``"bfloat16"``.
 
     Raises
     ------
@@ -74,9 +78,10 @@ class Dense:
     w: NDArray[Any]
     b: NDArray[Any] | None = None
     activation: activations.Activation = None  # type: ignore[assignment]
+    _kept: NDArray[Any] | Half = field(init=False)  # the weights as they are stored: w itself, or bits
 
     def __init__(self, w: ArrayLike, b: ArrayLike | None = None, activation: Any = None) -> None:
-        from numbadense._engine import validate
+        from numbadense._engine import half, validate
 
         weights = validate.weights(w)
         bias = validate.bias(b, weights)
@@ -92,29 +97,54 @@ class Dense:
                 NonFiniteWarning,
                 stacklevel=2,
             )
-        object.__setattr__(self, "w", validate.frozen(weights))
+        kept: NDArray[Any] | Half
+        if isinstance(w, half.Half) and dtype == np.float32:
+            kept = half.Half(w.kind, validate.frozen(w.bits))
+        else:
+            kept = validate.frozen(weights)
+            object.__setattr__(self, "w", kept)
+        object.__setattr__(self, "_kept", kept)
         object.__setattr__(self, "b", None if bias is None else validate.frozen(bias))
         object.__setattr__(self, "activation", activations.get(activation))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name != "w" or "_kept" not in self.__dict__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            w = np.asarray(self._kept)  # at half size: widened, and not kept a second time
+            w.flags.writeable = False
+            return w
 
     @property
     def n_in(self) -> int:
         """Features in."""
-        return int(self.w.shape[0])
+        return int(self._kept.shape[0])
 
     @property
     def n_out(self) -> int:
         """Features out."""
-        return int(self.w.shape[1])
+        return int(self._kept.shape[1])
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """float32 or float64."""
-        return self.w.dtype
+        """float32 or float64: what the layer computes in."""
+        return getattr(self._kept, "dtype", np.dtype(np.float32))
+
+    @property
+    def storage(self) -> str:
+        """What the weights are kept in: ``"float32"``, ``"float64"``, ``"float16"`` or ``"bfloat16"``."""
+        return getattr(self._kept, "kind", self.dtype.name)
 
     @property
     def parameters(self) -> int:
         """Weights and biases."""
-        return self.w.size + (0 if self.b is None else self.b.size)
+        return self._kept.size + (0 if self.b is None else self.b.size)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that weights and biases take."""
+        return self._kept.nbytes + (0 if self.b is None else self.b.nbytes)
 
     def __call__(self, x: ArrayLike, *, out: NDArray[Any] | None = None, threads: int | None = None) -> NDArray[Any]:
         """Return the layer's output, as a network of this layer alone would: see `Sequential`."""
@@ -127,10 +157,10 @@ class Dense:
         return Sequential([self])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Dense, (self.w, self.b, self.activation)
+        return Dense, (self._kept, self.b, self.activation)
 
     def __repr__(self) -> str:
-        return f"Dense({self.n_in} -> {self.n_out}, {self.activation.name}, {self.dtype})"
+        return f"Dense({self.n_in} -> {self.n_out}, {self.activation.name}, {_dtypes(self)})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -222,10 +252,17 @@ class Sequential:
         return np.result_type(*(layer.dtype for layer in self.layers))
 
     @functools.cached_property
+    def storage(self) -> str:
+        """What the packed weights are kept in: ``"float16"`` or ``"bfloat16"`` if all layers are, or else `dtype`."""
+        kinds = {layer.storage for layer in self.layers}
+        return kinds.pop() if len(kinds) == 1 else self.dtype.name
+
+    @functools.cached_property
     def _program(self) -> Program:
         from numbadense._engine import program
 
-        return program.build(self.layers, self.dtype)
+        layers = [program.Layer(layer._kept, layer.b, layer.activation) for layer in self.layers]
+        return program.build(layers, self.dtype)
 
     @functools.cached_property
     def _forward(self) -> Callable[..., NDArray[Any]]:
@@ -334,12 +371,13 @@ class Sequential:
         return result if out is None else out
 
     def astype(self, dtype: DTypeLike) -> Sequential:
-        """Return the network in another dtype, or itself if it has that dtype already.
+        """Return the network with its weights in another dtype, or itself if they have it already.
 
         Parameters
         ----------
         dtype : dtype_like
-            float32 or float64.
+            float32, float64, float16 or bfloat16.  The last two keep the weights at half the bytes of float32, and the
+            network computes in float32.
 
         Returns
         -------
@@ -348,15 +386,40 @@ class Sequential:
         Raises
         ------
         DTypeError
-            If it is neither.
+            If it is none of them.
+
+        Warns
+        -----
+        NonFiniteWarning
+            If a weight is too large for float16, and so becomes infinite.
+
+        Notes
+        -----
+        Weights are rounded to nearest, ties to even.  Kernels widen them exactly, and so the results are, bit for bit,
+        those of a float32 network with the rounded weights; biases, hidden activations and results are float32.  What
+        is gained is memory, and speed where reading the weights takes the time: one row, or a few, through wide layers.
+
+        Examples
+        --------
+        >>> import numbadense as nd
+        >>> net = nd.Sequential([nd.Dense([[1.0, 1.001]])]).astype("bfloat16")
+        >>> net.layers[0].w
+        array([[1., 1.]], dtype=float32)
+        >>> net([3.0])
+        array([3., 3.], dtype=float32)
         """
-        from numbadense._engine import validate
+        from numbadense._engine import half, validate
 
         wanted = validate.network_dtype(dtype)
-        if wanted == self.dtype:
+        if wanted == self.storage:
             return self
+        computed = "float32" if wanted in half.FORMS else wanted
         layers = [
-            Dense(layer.w.astype(wanted), None if layer.b is None else layer.b.astype(wanted), layer.activation)
+            Dense(
+                half.rounded(layer.w, wanted) if wanted in half.FORMS else layer.w.astype(wanted),
+                None if layer.b is None else layer.b.astype(computed),
+                layer.activation,
+            )
             for layer in self.layers
         ]
         return Sequential(layers, self.metadata)
@@ -414,9 +477,8 @@ class Sequential:
         for index, layer in enumerate(self.layers):
             shape = f"{layer.n_in} -> {layer.n_out}"
             lines.append(f"{index:>5}  {shape:<16}{layer.activation.name:<14}{layer.parameters:>12,}")
-        total = sum(layer.parameters for layer in self.layers)
-        size = total * self.dtype.itemsize
-        lines.append(f"total  {total:,} parameters, {size:,} bytes in {self.dtype}")
+        total, size = (sum(getattr(layer, name) for layer in self.layers) for name in ("parameters", "nbytes"))
+        lines.append(f"total  {total:,} parameters, {size:,} bytes in {_dtypes(self)}")
         return "\n".join(lines)
 
     def explain(self, shape: int | tuple[int, ...] = 1, *, threads: int | None = None) -> str:
@@ -443,4 +505,10 @@ class Sequential:
     def __repr__(self) -> str:
         widths = "-".join(str(n) for n in (self.n_in, *(layer.n_out for layer in self.layers)))
         names = ", ".join(layer.activation.name for layer in self.layers)
-        return f"Sequential({widths}, {names}, {self.dtype})"
+        return f"Sequential({widths}, {names}, {_dtypes(self)})"
+
+
+def _dtypes(holder: Dense | Sequential) -> str:
+    """Return what a layer or a network computes in, and what its weights are kept in if that is another."""
+    name = holder.dtype.name
+    return name if holder.storage == name else f"{name} with {holder.storage} weights"
