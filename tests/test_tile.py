@@ -178,7 +178,7 @@ def test_the_spill_finder_finds_spills():
         (np.dtype("f4"), half.FULL, ()),
         (np.dtype("f8"), half.FULL, ()),
         (np.dtype("f4"), half.FLOAT16, ("vcvtph2ps",)),
-        (np.dtype("f4"), half.BFLOAT16, ("vpslld", "v(?:pandd?|andps)")),
+        (np.dtype("f4"), half.BFLOAT16, ("vpslld", "v(?:pand[dq]?|andps)")),
     ],
     ids=["float32", "float64", "float16", "bfloat16"],
 )

@@ -32,7 +32,7 @@ from numbadense._engine.cpu.primitives import (
     weights_at,
     word,
 )
-from numbadense._engine.half import weight_bytes
+from numbadense._engine.half import FULL, weight_bytes
 
 # The columns of the program table.  Weights and biases are memory addresses, strides are in elements.
 N_IN, N_OUT, VECTORS, WEIGHTS, BIAS, W_ROW, W_PANEL, OUT_ROW, PASS, PASS_COLUMNS, ROWWISE = range(11)
@@ -212,7 +212,7 @@ def make_row_kernel(jit, tiles, itemsize, form):
                 target, columns = narrow, padded
             k, nr, w, bias = word(layer, N_IN), nv * lanes, word(layer, WEIGHTS) + base, word(layer, BIAS) + base
             w_row, w_panel = word(layer, W_ROW), word(layer, W_PANEL)
-            if nv == wide:
+            if form == FULL and nv == wide:  # in another form weights are always packed, and this is not compiled
                 row(source, k, n, w, w_row, bias, target)
                 padded = 0
             panel = w
