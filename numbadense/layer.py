@@ -28,8 +28,8 @@ class Dense:
     Parameters
     ----------
     w : array_like, shape (n_in, n_out)
-        Weights, a column for each neuron.  Copied, unless the array and what it views are read-only.  Half precision is
-        widened to float32: see :meth:`Sequential.astype` for weights that stay at half size.
+        Weights, a column for each neuron.  Copied, unless the array and what it views are read-only.  float16 and
+        bfloat16 are widened to float32: weights stay at half size where :meth:`Sequential.astype` makes them so.
     b : array_like, shape (n_out,) or (1, n_out), optional
         Biases; none by default.
     activation : str, Activation or function, optional
@@ -38,7 +38,7 @@ class Dense:
     Attributes
     ----------
     w : ndarray, shape (n_in, n_out), float32 or float64
-        Read-only.  Where weights are kept at half size this is a new array each time, in float32.
+        Read-only.  Of weights that are kept at half size this is a new array each time, in float32.
     b : ndarray, shape (n_out,), of the dtype of `w`, or None
         Read-only.
     activation : Activation

@@ -262,6 +262,8 @@ class Sequential:
         Weights are rounded to nearest, ties to even.  Kernels widen them exactly, and so the results are, bit for bit,
         those of a float32 network with the rounded weights; biases, hidden activations and results are float32.  What
         is gained is memory, and speed where reading the weights takes the time: one row, or a few, through wide layers.
+        Layers that are kept in different ways may make a network too; it is packed in full.  :meth:`to` a device and
+        :func:`numbadense.stack` widen weights to float32.
 
         Examples
         --------
