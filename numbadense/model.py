@@ -277,7 +277,7 @@ class Sequential:
         from numbadense._engine import half, validate
 
         wanted = validate.network_dtype(dtype)
-        if wanted == self.storage:
+        if all(layer.storage == wanted for layer in self.layers):
             return self
         computed = "float32" if wanted in half.FORMS else wanted
         layers = [

@@ -336,6 +336,8 @@ def test_layers_that_are_kept_in_different_ways_make_a_network(kind):
     assert mixed.storage == "float32" and mixed.layers[0].storage == kind
     x = draw.numbers(np.random.default_rng(1), (6, 9), np.float32)
     assert same_bits(mixed(x), in_full(mixed)(x))
+    assert {layer.storage for layer in mixed.astype("float32").layers} == {"float32"}
+    assert same_bits(nd.stack([reduced, full])[0](x), reduced(x))
     double = nd.Sequential([reduced.layers[0], full.astype("float64").layers[1]])
     assert double.dtype == np.float64 and double.storage == "float64"
     assert same_bits(double(x), in_full(double)(x))

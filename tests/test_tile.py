@@ -105,6 +105,12 @@ def test_every_row_of_the_tile_table_is_right_on_any_machine(isa):
                     a = np.tanh(a @ layer.w.astype(float) + layer.b)
                 nd.testing.assert_forward_close(net(x), a, x, layers)
                 assert np.array_equal(nd.dense(x, layers[0].w, layers[0].b, "tanh"), layers[0](x))
+        for kind in ("bfloat16", "float16"):
+            half = net.astype(kind)
+            full = half.astype("float32")
+            for m in (1, 2, 5, 6, 13, 50):
+                x = rng.standard_normal((m, 9)).astype(np.float32)
+                assert np.array_equal(half(x), full(x))
     """
     assert scripts.run(code, NUMBADENSE_ISA=isa).stdout.split() == [isa]
 

@@ -75,11 +75,18 @@ def rounded(w: np.ndarray, kind: str) -> Half:
     """Return native float32 or float64 weights in 16 bits each: to nearest, ties to even; NaN stays NaN."""
     if kind == "float16":
         with np.errstate(over="ignore", invalid="ignore"):
-            return Half(kind, w.astype(np.float16).view(BITS))
+            return Half(kind, _read_only(w.astype(np.float16)).view(BITS))
     bits = _to_odd(w).view(np.uint32)
     nan = (bits & 0x7FFF_FFFF) > 0x7F80_0000
     even = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
-    return Half(kind, np.where(nan, bits >> 16 | 0x40, even).astype(BITS))  # 0x40: a payload may be all in the low half
+    quiet = bits >> 16 | 0x40  # a payload that is all in the low half would leave infinity
+    return Half(kind, _read_only(np.where(nan, quiet, even).astype(BITS)))
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """Return a new array as one that nobody need copy."""
+    array.flags.writeable = False
+    return array
 
 
 def _to_odd(w: np.ndarray) -> np.ndarray:
