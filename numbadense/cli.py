@@ -152,6 +152,7 @@ def _info(arguments: argparse.Namespace) -> None:
         parameters = sum(layer.parameters for layer in network.layers)
         facts = {
             "dtype": str(network.dtype),
+            "storage": network.storage,
             "parameters": parameters,
             "layers": layers,
             "metadata": dict(network.metadata),

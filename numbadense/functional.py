@@ -56,8 +56,8 @@ def dense(
     Returns
     -------
     ndarray, shape (..., n_out), float32 or float64
-        `out`, if given.  The dtype is what NumPy promotes the operands to; integers count as float64, half precision
-        as float32.
+        `out`, if given.  The dtype is what NumPy promotes the operands to; integers count as float64, float16 and
+        bfloat16 (of ml_dtypes) as float32.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def _docstring(entry: activations.Activation) -> str:
     Parameters
     ----------
     x : array_like, shape {shape}
-        {what}  Integers count as float64, half precision as float32.
+        {what}  Integers count as float64, float16 and bfloat16 as float32.
     out : ndarray, of the shape of `x`, optional
         Where to write the result; `x` itself will do.
     threads : int, optional

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from numbadense import activations
-from numbadense.errors import DeviceError, NonFiniteWarning, OptionError, ShapeError
+from numbadense.errors import DeviceError, OptionError, ShapeError
+from numbadense.layer import Dense, dtypes
 
 if TYPE_CHECKING:
     import os
@@ -26,111 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Dense", "Sequential"]
 
 BATCH_BYTES = 8_388_608  # of input and output that `predict` has in flight by default
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Dense:
-    """A dense layer: ``activation(x @ w + b)``.
-
-    Parameters
-    ----------
-    w : array_like, shape (n_in, n_out)
-        Weights, a column for each neuron.  Copied, unless the array and what it views are read-only.
-    b : array_like, shape (n_out,) or (1, n_out), optional
-        Biases; none by default.
-    activation : str, Activation or function, optional
-        A name such as ``"sigmoid"``, or a function such as :func:`numbadense.sigmoid`; none by default.
-
-    Attributes
-    ----------
-    w : ndarray, shape (n_in, n_out), float32 or float64
-        Read-only.
-    b : ndarray, shape (n_out,), of the dtype of `w`, or None
-        Read-only.
-    activation : Activation
-
-    Raises
-    ------
-    ShapeError
-        If `w` is not 2-D or `b` does not fit it.
-    DTypeError
-        If they are not real numbers.
-    ActivationError
-        If there is no such activation.
-
-    Warns
-    -----
-    NonFiniteWarning
-        If a weight or a bias is NaN or infinite.
-
-    Examples
-    --------
-    >>> import numbadense as nd
-    >>> layer = nd.Dense([[1.0, -3.0, 5.0], [-2.0, 4.0, -6.0]], [-1.0, 1.0, 2.0], "relu")
-    >>> layer([200.0, 17.0])
-    array([165.,   0., 900.])
-    """
-
-    w: NDArray[Any]
-    b: NDArray[Any] | None = None
-    activation: activations.Activation = None  # type: ignore[assignment]
-
-    def __init__(self, w: ArrayLike, b: ArrayLike | None = None, activation: Any = None) -> None:
-        from numbadense._engine import validate
-
-        weights = validate.weights(w)
-        bias = validate.bias(b, weights)
-        dtype = validate.operands_dtype(weights, weights, bias)
-        weights = validate.native(weights, dtype)
-        if bias is not None:
-            bias = validate.native(bias, dtype)
-        finite = np.isfinite(weights).all() and (bias is None or np.isfinite(bias).all())
-        if not finite:
-            warnings.warn(
-                f"the weights of a {weights.shape[0]} -> {weights.shape[1]} layer hold NaN or infinity, "
-                "and so will its outputs: check how the network was trained or converted.",
-                NonFiniteWarning,
-                stacklevel=2,
-            )
-        object.__setattr__(self, "w", validate.frozen(weights))
-        object.__setattr__(self, "b", None if bias is None else validate.frozen(bias))
-        object.__setattr__(self, "activation", activations.get(activation))
-
-    @property
-    def n_in(self) -> int:
-        """Features in."""
-        return int(self.w.shape[0])
-
-    @property
-    def n_out(self) -> int:
-        """Features out."""
-        return int(self.w.shape[1])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float32 or float64."""
-        return self.w.dtype
-
-    @property
-    def parameters(self) -> int:
-        """Weights and biases."""
-        return self.w.size + (0 if self.b is None else self.b.size)
-
-    def __call__(self, x: ArrayLike, *, out: NDArray[Any] | None = None, threads: int | None = None) -> NDArray[Any]:
-        """Return the layer's output, as a network of this layer alone would: see `Sequential`."""
-        if threads is None and self._alone._direct(x, out):
-            return out  # type: ignore[return-value]
-        return self._alone(x, out=out, threads=threads)
-
-    @functools.cached_property
-    def _alone(self) -> Sequential:
-        return Sequential([self])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Dense, (self.w, self.b, self.activation)
-
-    def __repr__(self) -> str:
-        return f"Dense({self.n_in} -> {self.n_out}, {self.activation.name}, {self.dtype})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -222,10 +116,17 @@ class Sequential:
         return np.result_type(*(layer.dtype for layer in self.layers))
 
     @functools.cached_property
+    def storage(self) -> str:
+        """What the packed weights are kept in: ``"float16"`` or ``"bfloat16"`` if all layers are, or else `dtype`."""
+        kinds = {layer.storage for layer in self.layers}
+        return kinds.pop() if len(kinds) == 1 else self.dtype.name
+
+    @functools.cached_property
     def _program(self) -> Program:
         from numbadense._engine import program
 
-        return program.build(self.layers, self.dtype)
+        layers = [program.Layer(layer._kept, layer.b, layer.activation) for layer in self.layers]
+        return program.build(layers, self.dtype)
 
     @functools.cached_property
     def _forward(self) -> Callable[..., NDArray[Any]]:
@@ -334,12 +235,13 @@ class Sequential:
         return result if out is None else out
 
     def astype(self, dtype: DTypeLike) -> Sequential:
-        """Return the network in another dtype, or itself if it has that dtype already.
+        """Return the network with its weights in another dtype, or itself if they have it already.
 
         Parameters
         ----------
         dtype : dtype_like
-            float32 or float64.
+            float32, float64, float16 or bfloat16.  The last two keep the weights at half the bytes of float32, and the
+            network computes in float32.
 
         Returns
         -------
@@ -348,15 +250,42 @@ class Sequential:
         Raises
         ------
         DTypeError
-            If it is neither.
+            If it is none of them.
+
+        Warns
+        -----
+        NonFiniteWarning
+            If a weight is too large for float16, and so becomes infinite.
+
+        Notes
+        -----
+        Weights are rounded to nearest, ties to even.  Kernels widen them exactly, and so the results are, bit for bit,
+        those of a float32 network with the rounded weights; biases, hidden activations and results are float32.  What
+        is gained is memory, and speed where reading the weights takes the time: one row, or a few, through wide layers.
+        Layers that are kept in different ways may make a network too; it is packed in full.  :meth:`to` a device and
+        :func:`numbadense.stack` widen weights to float32.
+
+        Examples
+        --------
+        >>> import numbadense as nd
+        >>> net = nd.Sequential([nd.Dense([[1.0, 1.001]])]).astype("bfloat16")
+        >>> net.layers[0].w
+        array([[1., 1.]], dtype=float32)
+        >>> net([3.0])
+        array([3., 3.], dtype=float32)
         """
-        from numbadense._engine import validate
+        from numbadense._engine import half, validate
 
         wanted = validate.network_dtype(dtype)
-        if wanted == self.dtype:
+        if all(layer.storage == wanted for layer in self.layers):
             return self
+        computed = "float32" if wanted in half.FORMS else wanted
         layers = [
-            Dense(layer.w.astype(wanted), None if layer.b is None else layer.b.astype(wanted), layer.activation)
+            Dense(
+                half.rounded(layer.w, wanted) if wanted in half.FORMS else layer.w.astype(wanted),
+                None if layer.b is None else layer.b.astype(computed),
+                layer.activation,
+            )
             for layer in self.layers
         ]
         return Sequential(layers, self.metadata)
@@ -414,9 +343,8 @@ class Sequential:
         for index, layer in enumerate(self.layers):
             shape = f"{layer.n_in} -> {layer.n_out}"
             lines.append(f"{index:>5}  {shape:<16}{layer.activation.name:<14}{layer.parameters:>12,}")
-        total = sum(layer.parameters for layer in self.layers)
-        size = total * self.dtype.itemsize
-        lines.append(f"total  {total:,} parameters, {size:,} bytes in {self.dtype}")
+        total, size = (sum(getattr(layer, name) for layer in self.layers) for name in ("parameters", "nbytes"))
+        lines.append(f"total  {total:,} parameters, {size:,} bytes in {dtypes(self)}")
         return "\n".join(lines)
 
     def explain(self, shape: int | tuple[int, ...] = 1, *, threads: int | None = None) -> str:
@@ -443,4 +371,4 @@ class Sequential:
     def __repr__(self) -> str:
         widths = "-".join(str(n) for n in (self.n_in, *(layer.n_out for layer in self.layers)))
         names = ", ".join(layer.activation.name for layer in self.layers)
-        return f"Sequential({widths}, {names}, {self.dtype})"
+        return f"Sequential({widths}, {names}, {dtypes(self)})"

@@ -172,7 +172,8 @@ class Population:
         layers = []
         for w, b, activation in zip(self.weights, self.biases, self.activations, strict=True):
             layer = object.__new__(Dense)  # its arrays have been checked, and warned of
-            object.__setattr__(layer, "w", w[number])
+            for name in ("w", "_kept"):
+                object.__setattr__(layer, name, w[number])
             object.__setattr__(layer, "b", None if b is None else b[number])
             object.__setattr__(layer, "activation", activation)
             layers.append(layer)

@@ -332,6 +332,7 @@ def test_info_as_json(net, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts == {
         "dtype": "float32",
+        "storage": "float32",
         "parameters": 30,
         "layers": [
             {"n_in": 3, "n_out": 5, "activation": "tanh", "bias": True},

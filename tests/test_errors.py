@@ -130,12 +130,12 @@ CASES = [
     (
         lambda: NET.astype("int32"),
         nd.DTypeError,
-        "dtype is 'int32' but networks compute in float32 or float64; pass one of them.",
+        "dtype is 'int32' but weights can be float32, float64, float16 or bfloat16; pass one of them.",
     ),
     (
         lambda: NET.astype("spam"),
         nd.DTypeError,
-        "dtype is 'spam' but networks compute in float32 or float64; pass one of them.",
+        "dtype is 'spam' but weights can be float32, float64, float16 or bfloat16; pass one of them.",
     ),
     (
         lambda: nd.dense(X, W, out=np.empty((5, 6))),

@@ -81,16 +81,20 @@ def test_packing_keeps_every_weight_and_pads_with_zeros(k, n, nr, transposed, dt
     w = np.arange(1.0, k * n + 1).reshape((n, k) if transposed else (k, n)).astype(dtype)
     w = w.T if transposed else w
     b = -np.arange(1.0, n + 1)
-    buffer = pack.aligned_empty(pack.packed_size(k, n, nr), np.dtype(dtype))
-    buffer[:] = np.nan
-    assert buffer.ctypes.data % pack.ALIGNMENT == 0
-    pack.pack_into(buffer, w, b, nr)
-    count = pack.panels(n, nr)
-    flat = buffer[: k * count * nr].reshape(count, k, nr).transpose(1, 0, 2).reshape(k, count * nr)
+    count, itemsize = pack.panels(n, nr), np.dtype(dtype).itemsize
+    sizes = pack.packed_bytes(k, n, nr, itemsize, itemsize)
+    assert all(size % pack.ALIGNMENT == 0 for size in sizes)
+    packed, bias = (pack.aligned_empty(size // itemsize, np.dtype(dtype)) for size in sizes)
+    packed[:] = bias[:] = np.nan
+    assert bias.ctypes.data % pack.ALIGNMENT == 0
+    body = pack.pack_weights(packed, w, nr)
+    assert body.shape == (count, k, nr) and (body.base is not None or k == 0)
+    flat = body.transpose(1, 0, 2).reshape(k, count * nr)
     assert np.array_equal(flat[:, :n], w) and (flat[:, n:] == 0).all()
-    assert np.array_equal(buffer[k * count * nr :], np.pad(b, (0, count * nr - n)))
-    pack.pack_into(buffer, w, None, nr)
-    assert (buffer[k * count * nr :] == 0).all()
+    pack.pack_bias(bias, b, n)
+    assert np.array_equal(bias, np.pad(b, (0, len(bias) - n)))
+    pack.pack_bias(bias, None, n)
+    assert (bias == 0).all()
 
 
 @pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")])
@@ -106,6 +110,7 @@ def test_a_programs_addresses_lie_in_its_buffer(dtype):
     assert built.table[0, forward.PASS_COLUMNS] == built.table[0, forward.OUT_ROW]  # whole vectors, padding and all
     assert built.table[1, forward.PASS_COLUMNS] == 3
     assert built.width == built.table[0, forward.OUT_ROW]
+    assert (built.table[:, forward.BIAS] % pack.ALIGNMENT == 0).all()
     assert (built.n_in, built.n_out, built.shapes) == (5, 3, ((5, 40), (40, 3)))
 
 

@@ -10,7 +10,7 @@ from numba import config
 import numbadense as nd
 from numbadense import activations
 from numbadense._engine import compile as compiler
-from numbadense._engine import machine, plan
+from numbadense._engine import half, machine, plan
 from numbadense._engine.cpu.tiles import TABLE
 
 compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="the twins are NumPy, which checks its own bounds")
@@ -105,6 +105,12 @@ def test_every_row_of_the_tile_table_is_right_on_any_machine(isa):
                     a = np.tanh(a @ layer.w.astype(float) + layer.b)
                 nd.testing.assert_forward_close(net(x), a, x, layers)
                 assert np.array_equal(nd.dense(x, layers[0].w, layers[0].b, "tanh"), layers[0](x))
+        for kind in ("bfloat16", "float16"):
+            half = net.astype(kind)
+            full = half.astype("float32")
+            for m in (1, 2, 5, 6, 13, 50):
+                x = rng.standard_normal((m, 9)).astype(np.float32)
+                assert np.array_equal(half(x), full(x))
     """
     assert scripts.run(code, NUMBADENSE_ISA=isa).stdout.split() == [isa]
 
@@ -172,10 +178,19 @@ def test_the_spill_finder_finds_spills():
 
 @compiled
 @pytest.mark.skipif(machine.host().isa not in ("avx512", "avx2"), reason="reads x86 assembly")
-@pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")])
-def test_tiles_stay_in_registers(dtype, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "dtype,form,widening",
+    [
+        (np.dtype("f4"), half.FULL, ()),
+        (np.dtype("f8"), half.FULL, ()),
+        (np.dtype("f4"), half.FLOAT16, ("vcvtph2ps",)),
+        (np.dtype("f4"), half.BFLOAT16, ("vpslld", "v(?:pand[dq]?|andps)")),
+    ],
+    ids=["float32", "float64", "float16", "bfloat16"],
+)
+def test_tiles_stay_in_registers(dtype, form, widening, monkeypatch, tmp_path):
     monkeypatch.setenv("NUMBADENSE_CACHE_DIR", str(tmp_path))  # a kernel from the cache has no assembly to read
-    compiler.kernels.__wrapped__(dtype)
+    compiler.kernels.__wrapped__(dtype, form)
     assembly = [kernel.library.get_asm_str() for kernel in compiler._alive[-2:]]
     inner = [loop for loop in loops("".join(assembly)) if "vfmadd" in loop[0]]
     fused = {len(re.findall(r"vfn?madd\w+\s", body)) for body, _ in inner}
@@ -184,6 +199,10 @@ def test_tiles_stay_in_registers(dtype, monkeypatch, tmp_path):
     assert expected <= {count // unrolled for count in fused for unrolled in (1, 2, 4) if count % unrolled == 0}
     for body, stack in inner:
         assert not spills(body, stack), "a vector is spilled inside a k loop"
+    assert not re.search(r"__\w*hf", "".join(assembly)), "float16 is widened by a C function"
+    widest = max(inner, key=lambda loop: len(re.findall(r"vfn?madd", loop[0])))[0]
+    for instruction in widening:
+        assert re.search(rf"\s{instruction}\s", widest), f"weights are not widened by {instruction}"
 
 
 def wide_registers():

@@ -16,7 +16,7 @@ from numba import types
 from numba.core.registry import cpu_target
 
 from numbadense import activations, scalar_math
-from numbadense._engine import cache, machine
+from numbadense._engine import cache, half, machine
 from numbadense._engine.cpu import addresses, direct, operand, passes, softmax, twin, vmath
 from numbadense._engine.cpu import forward as forward_module
 from numbadense._engine.cpu import population as population_module
@@ -119,21 +119,27 @@ def _array(dtype, ndim, layout, readonly=False):
 
 
 @_once
-def kernels(dtype: np.dtype) -> tuple[int, int]:
-    """Return the addresses of the network kernels of a dtype, for many rows and for one: all arithmetic is there."""
+def kernels(dtype: np.dtype, form: int) -> tuple[int, int]:
+    """Return the addresses of the network kernels of a dtype, for many rows and for one: all arithmetic is there.
+
+    `form` is how the weights are kept: see `numbadense._engine.half`.
+    """
     tiles, itemsize = TABLE[machine.host().isa], dtype.itemsize
+    if form == half.FLOAT16 and not machine.host().widens_float16:
+        form = half.FLOAT16_BY_BITS
 
     def many():
-        return forward_module.make_kernel(forward_module.make_layers(jit, tiles, itemsize))
+        return forward_module.make_kernel(forward_module.make_layers(jit, tiles, itemsize, form))
 
     def one():
-        return forward_module.make_row_kernel(inline, tiles, itemsize)
+        return forward_module.make_row_kernel(inline, tiles, itemsize, form)
 
     if numba.config.DISABLE_JIT:
         return _register(twin.KERNELS, many()), _register(twin.KERNELS, one())
     view, integer = View(numba.from_dtype(dtype)), types.intp
     signature = types.void(integer, integer, view, integer, view, view, integer)
-    return _address(many, signature, ("kernel", dtype.str)), _address(one, signature, ("row kernel", dtype.str))
+    key = dtype.str, form
+    return _address(many, signature, ("kernel", *key)), _address(one, signature, ("row kernel", *key))
 
 
 @_once
@@ -331,14 +337,14 @@ def light(activation) -> bool:
 
 
 def warm(progress=None) -> list[tuple[str, float, bool]]:
-    """Compile all kernels and every registered activation, in both dtypes.
+    """Compile all kernels and every registered activation, in both dtypes, and the kernels for weights at half size.
 
     Returns, and reports to `progress` as each is done, what it is, the seconds it took and whether it was there
     already, in the disk cache or in this process.
     """
     jobs = [("direct activation", direct_activation), ("sort", sort)]
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
-        jobs.append((f"kernels {dtype}", functools.partial(kernels, dtype)))
+        jobs.append((f"kernels {dtype}", functools.partial(kernels, dtype, half.FULL)))
         jobs.append((f"single {dtype}", functools.partial(single, dtype)))
         jobs.append((f"direct network {dtype}", functools.partial(direct_network, dtype)))
         for parallel in (False, True):
@@ -350,6 +356,8 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
             jobs.append((f"streamed {kind} {dtype}", functools.partial(streamed, dtype, parallel)))
         for activation in activations.REGISTRY.values():
             jobs.append((f"{activation.name} {dtype}", functools.partial(activation_pass, activation, dtype)))
+    for kind, form in half.FORMS.items():
+        jobs.append((f"kernels float32, {kind} weights", functools.partial(kernels, np.dtype(np.float32), form)))
     done = []
     for name, job in jobs:
         before = cache.misses

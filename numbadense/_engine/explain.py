@@ -1,6 +1,6 @@
 """A plan in words."""
 
-from numbadense._engine import machine, plan, threads
+from numbadense._engine import half, machine, plan, threads
 from numbadense._engine.cpu import forward as columns
 from numbadense._engine.cpu.tiles import TABLE
 from numbadense._engine.population import Packed
@@ -18,8 +18,9 @@ def forward(program: Program, m: int, limit: int | None) -> str:
     work = sum(k * n for k, n in program.shapes)
     parameters = program.nbytes
     twin = f"parallel ({layer}, {todo.threads} threads)" if todo.parallel else "serial twin"
+    weights = "".join(f" with {kind} weights" for kind, form in half.FORMS.items() if form == program.form)
     lines = [
-        f"kernel   forward {program.dtype}, {twin}: {todo.why}",
+        f"kernel   forward {program.dtype}{weights}, {twin}: {todo.why}",
         f"cpu      {host.name}, {host.isa}, {lanes} lanes of {program.dtype}",
         f"blocks   {-(-m // todo.block)} of at most {todo.block} rows, through all {len(program.shapes)} layers",
         f"work     {2 * m * work:,} flops, {m * (program.n_in + program.n_out) * itemsize:,} bytes in and out, "

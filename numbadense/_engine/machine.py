@@ -23,6 +23,11 @@ class Host:
         """Rows that tiles of every height fill without a remainder."""
         return math.lcm(*TABLE[self.isa].rows.values())
 
+    @property
+    def widens_float16(self) -> bool:
+        """Whether an instruction widens vectors of float16 to float32."""
+        return not self.features.isdisjoint(("f16c", "avx512f", "neon"))
+
 
 def isa_of(features: frozenset[str]) -> str:
     """Return the widest row of the tile table whose required features are all there."""

@@ -9,7 +9,9 @@
             64  48     3       0x..00   0x..40      48           3072            48     0x..       48           0
             48  10     1       0x..80   0x..c0      16            768            16     0x..       10           1
 
-    buffer  [panels of layer 0][its bias][panels of layer 1][its bias]         64-byte aligned, zero padded
+    buffer  [panels of layer 0][its bias][panels of layer 1][its bias]         each 64-byte aligned, zero padded
+
+Weights may be kept in 16 bits each: then the header has other kernels, and all else is the same.
 
 The code holds addresses, of weights, compiled kernels and passes, so it belongs to one process and is built again in
 another.  Loading another network compiles nothing.
@@ -23,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numbadense._engine import compile as compiler
-from numbadense._engine import machine, plan
+from numbadense._engine import half, machine, plan
 from numbadense._engine.cpu import forward, pack
 from numbadense._engine.cpu.tiles import TABLE, panel_width
 
@@ -31,14 +33,14 @@ from numbadense._engine.cpu.tiles import TABLE, panel_width
 class Layer(NamedTuple):
     """What a program needs to know of a layer."""
 
-    w: np.ndarray
+    w: np.ndarray | half.Half
     b: np.ndarray | None
     activation: object
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A packed network of one dtype.
+    """A packed network that computes in one dtype, its weights kept in one form.
 
     `shapes` holds ``(n_in, n_out)`` of each layer and `panels` in how many its weights are packed; `width` is the
     widest hidden row in elements (0 for a single layer); `address` is that of `code`, `table` the part behind its
@@ -51,6 +53,7 @@ class Program:
     address: int
     kept: object
     dtype: np.dtype
+    form: int
     n_in: int
     n_out: int
     shapes: tuple[tuple[int, int], ...]
@@ -62,15 +65,15 @@ class Program:
     pieces: dict = field(default_factory=dict)
 
 
-def blank(layers: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def blank(layers: int, dtype: np.dtype, form: int = half.FULL) -> tuple[np.ndarray, np.ndarray]:
     """Return code for so many layers with nothing but the kernels filled in, and the table in it."""
     code = np.zeros(forward.HEADER + layers * forward.COLUMNS, np.int64)
-    code[[forward.KERNEL, forward.ROW_KERNEL]] = compiler.kernels(dtype)
+    code[[forward.KERNEL, forward.ROW_KERNEL]] = compiler.kernels(dtype, form)
     code[forward.LAYERS] = layers
     return code, code[forward.HEADER :].reshape(layers, forward.COLUMNS)
 
 
-def _program(code: np.ndarray, table: np.ndarray, buffer: np.ndarray, dtype: np.dtype) -> Program:
+def _program(code: np.ndarray, table: np.ndarray, buffer: np.ndarray, dtype: np.dtype, form: int) -> Program:
     shapes = tuple((int(k), int(n)) for k, n in table[:, [forward.N_IN, forward.N_OUT]])
     width = int(table[:-1, forward.OUT_ROW].max(initial=0))
     widths = table[:, forward.VECTORS] * TABLE[machine.host().isa].lanes(dtype.itemsize)
@@ -79,7 +82,8 @@ def _program(code: np.ndarray, table: np.ndarray, buffer: np.ndarray, dtype: np.
     block = plan.block_rows(shapes, width, dtype.itemsize)
     scratch = np.empty(2 * block * width, dtype)
     kept = buffer, scratch
-    program = Program(code, table, code.ctypes.data, kept, dtype, n_in, n_out, shapes, panels, width, buffer.nbytes)
+    address, nbytes = code.ctypes.data, buffer.nbytes
+    program = Program(code, table, address, kept, dtype, form, n_in, n_out, shapes, panels, width, nbytes)
     code[[forward.WIDTH, forward.BLOCK, forward.MOST_ROWS]] = width, block, plan.most_serial_rows(shapes)
     code[[forward.ARRAY_TYPE, forward.DTYPE, forward.SCRATCH]] = id(np.ndarray), id(dtype), scratch.ctypes.data
     code[[forward.FEATURES, forward.OUTPUTS]] = program.n_in, program.n_out
@@ -93,28 +97,38 @@ def vectors_and_columns(n: int, dtype: np.dtype) -> tuple[int, int]:
 
 
 def build(layers: Sequence, dtype: np.dtype) -> Program:
-    """Pack `layers`, each with its ``w``, ``b`` and ``activation``, for the CPU kernels of `dtype`."""
-    code, table = blank(len(layers), dtype)
+    """Pack `layers`, each with its ``w``, ``b`` and ``activation``, for the CPU kernels of `dtype`.
+
+    Weights are packed at half size where all of them come so, of one kind, and in `dtype` otherwise.
+    """
+    form = half.form_of(layer.w for layer in layers)
+    stored = dtype if form == half.FULL else half.BITS
+    code, table = blank(len(layers), dtype, form)
     plans = [vectors_and_columns(layer.w.shape[1], dtype) for layer in layers]
-    sizes = [pack.packed_size(*layer.w.shape, nr) for layer, (_, nr) in zip(layers, plans, strict=True)]
-    buffer = pack.aligned_empty(sum(sizes), dtype)
+    sizes = [
+        pack.packed_bytes(*layer.w.shape, nr, stored.itemsize, dtype.itemsize)
+        for layer, (_, nr) in zip(layers, plans, strict=True)
+    ]
+    buffer = pack.aligned_empty(sum(map(sum, sizes)), np.dtype(np.uint8))
     offset = 0
     for index, (layer, (vectors, nr), size) in enumerate(zip(layers, plans, sizes, strict=True)):
         row = table[index]
         k, n = layer.w.shape
-        part = buffer[offset : offset + size]
-        pack.pack_into(part, layer.w, layer.b, nr)
         padded = pack.panels(n, nr) * nr
-        address = buffer.ctypes.data + offset * dtype.itemsize
+        bias = offset + size[0]
+        body = pack.pack_weights(buffer[offset:bias].view(stored), half.packable(layer.w, form), nr)
+        if form == half.BFLOAT16:
+            pack.pair(body, nr // vectors)
+        pack.pack_bias(buffer[bias : bias + size[1]].view(dtype), layer.b, n)
         row[[forward.N_IN, forward.N_OUT, forward.VECTORS]] = k, n, vectors
-        row[[forward.WEIGHTS, forward.BIAS]] = address, address + k * padded * dtype.itemsize
+        row[[forward.WEIGHTS, forward.BIAS]] = buffer.ctypes.data + offset, buffer.ctypes.data + bias
         row[[forward.W_ROW, forward.W_PANEL, forward.OUT_ROW]] = nr, max(k, 1) * nr, padded
         row[forward.PASS] = pass_of(layer.activation, dtype)
         # Padding is swept along, in whole vectors; a row-wise activation must not see it.
         row[forward.ROWWISE] = layer.activation.rowwise
         row[forward.PASS_COLUMNS] = n if layer.activation.rowwise else padded
-        offset += size
-    return _program(code, table, buffer, dtype)
+        offset = bias + size[1]
+    return _program(code, table, buffer, dtype, form)
 
 
 def pieces(program: Program, threads: int) -> np.ndarray:
@@ -123,6 +137,7 @@ def pieces(program: Program, threads: int) -> np.ndarray:
     A row-wise activation is left to whoever has the whole row.
     """
     lanes = TABLE[machine.host().isa].lanes(program.dtype.itemsize)
+    w_bytes = half.weight_bytes(program.dtype.itemsize, program.form)
     found = np.zeros((len(program.table), threads, forward.HEADER + forward.COLUMNS), np.int64)
     found[:, :, : forward.HEADER] = program.code[: forward.HEADER]
     found[:, :, forward.LAYERS] = 1
@@ -134,7 +149,7 @@ def pieces(program: Program, threads: int) -> np.ndarray:
             found[index, t, forward.FIRST_COLUMN] = first
             piece = found[index, t, forward.HEADER :]
             piece[:] = row
-            piece[forward.WEIGHTS] += first // nr * row[forward.W_PANEL] * program.dtype.itemsize
+            piece[forward.WEIGHTS] += first // nr * row[forward.W_PANEL] * w_bytes
             piece[forward.BIAS] += first * program.dtype.itemsize
             piece[forward.N_OUT] = last - first
             piece[[forward.OUT_ROW, forward.PASS_COLUMNS]] = -(-(last - first) // nr) * nr

@@ -116,7 +116,7 @@ def _call(kind, rows, x, out, threads, owner, operands) -> np.ndarray:
     else:
         y = np.empty((x2.shape[0], n_out), dtype)
         rows(x2, y, threads)
-        np.copyto(target, y.reshape(shape), casting="same_kind")
+        validate.deliver(y, target)
     return out
 
 
@@ -185,7 +185,7 @@ def _activate(activation, x, out, threads: int | None):
     if out is None:
         return y if x.ndim or isinstance(given, np.ndarray) else y[()]
     if not direct:
-        np.copyto(target, y, casting="same_kind")
+        validate.deliver(y, target)
     return out
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from numbadense._engine import half
 from numbadense.errors import DTypeError, NetworkIndexError, OptionError, OutputError, ShapeError
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -16,17 +17,23 @@ INT64 = np.dtype(np.int64)
 NATIVE = {np.float32: FLOAT32, np.float64: FLOAT64}
 
 
+def is_bfloat16(dtype: np.dtype) -> bool:
+    """Say whether a dtype is the bfloat16 of ml_dtypes, which NumPy converts once that library is loaded."""
+    return dtype.kind == "V" and dtype.name == "bfloat16"
+
+
 def compute_dtype(name: str, *arrays: np.ndarray) -> np.dtype:
     """Return float32 or float64: what NumPy promotes the dtypes to, half and small integers counting as float32."""
-    for array in arrays:
-        if array.dtype.kind not in "fiub":
+    dtypes = [FLOAT32 if is_bfloat16(array.dtype) else array.dtype for array in arrays]
+    for dtype in dtypes:
+        if dtype.kind not in "fiub":
             raise DTypeError(
-                f"{name} has dtype {array.dtype} but dense layers compute with real numbers; "
+                f"{name} has dtype {dtype} but dense layers compute with real numbers; "
                 "convert it first, for example with x.astype('float64')."
             )
-    if all(array.dtype.kind in "iub" for array in arrays):
+    if all(dtype.kind in "iub" for dtype in dtypes):
         return FLOAT64
-    dtype = np.result_type(FLOAT32, *(array.dtype for array in arrays))
+    dtype = np.result_type(FLOAT32, *dtypes)
     if dtype.itemsize > FLOAT64.itemsize:
         raise DTypeError(
             f"{name} has dtype {dtype} but the widest that is computed is float64; convert it with x.astype('float64')."
@@ -44,15 +51,17 @@ def operands_dtype(x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.dty
     return compute_dtype("a layer", *named.values())
 
 
-def network_dtype(dtype) -> np.dtype:
-    """Return `dtype` if a network can have it: float32 or float64."""
+def network_dtype(dtype) -> str:
+    """Return the name of `dtype` if weights can have it."""
     try:
-        wanted = np.dtype(dtype)
+        wanted = dtype if isinstance(dtype, str) and dtype in half.FORMS else np.dtype(dtype).name
     except TypeError:
         wanted = None
-    if wanted is None or wanted.type not in NATIVE:
-        raise DTypeError(f"dtype is {dtype!r} but networks compute in float32 or float64; pass one of them.")
-    return NATIVE[wanted.type]
+    if wanted not in ("float32", "float64", *half.FORMS):
+        raise DTypeError(
+            f"dtype is {dtype!r} but weights can be float32, float64, float16 or bfloat16; pass one of them."
+        )
+    return wanted
 
 
 @functools.lru_cache(maxsize=64)
@@ -159,12 +168,19 @@ def check_output(out, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         raise OutputError(
             f"out is read-only but must take the result of shape {shape}; pass an array that owns its data."
         )
-    if out.dtype is not dtype and out.dtype.kind not in "fc":  # NumPy would print a number into a string, and cut it
+    taken = out.dtype is dtype or out.dtype.kind in "fc" or is_bfloat16(out.dtype)
+    if not taken:  # NumPy would print a number into a string, and cut it
         raise OutputError(
             f"out has dtype {out.dtype} but the result is {dtype}, which cannot be cast to it; "
             f"pass np.empty({shape}, '{dtype}')."
         )
     return out if type(out) is np.ndarray else np.asarray(out)
+
+
+def deliver(result: np.ndarray, out: np.ndarray) -> None:
+    """Write a result to an `out` that `check_output` took, rounded to its dtype."""
+    with np.errstate(all="ignore"):
+        np.copyto(out, result.reshape(out.shape), casting="same_kind")
 
 
 def direct_output(out: np.ndarray, dtype: np.dtype, inputs: tuple[np.ndarray, ...]) -> np.ndarray | None:

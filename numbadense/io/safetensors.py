@@ -1,6 +1,7 @@
 """The native format: safetensors, with the layers described as JSON in its metadata.
 
-Tensors ``layers.<i>.w``, shape (n_in, n_out), and ``layers.<i>.b``, shape (n_out,); metadata ``numbadense``, such as
+Tensors ``layers.<i>.w``, shape (n_in, n_out), of the dtype in which the weights are kept, and ``layers.<i>.b``, shape
+(n_out,); metadata ``numbadense``, such as
 ``{"version": 1, "layers": [{"activation": "relu"}, ...], "metadata": {...}}``.  One entry, for safetensors writes
 several in any order, and the same network should give the same bytes.
 """
@@ -19,18 +20,26 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from numbadense import activations
+from numbadense._engine.half import Half
 from numbadense.errors import ActivationError, ModelFormatError, NumbadenseError
 from numbadense.model import Dense, Sequential
 
 VERSION = 1
-DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+DTYPES = {"F16": "<u2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
+HALVES = {"F16": "float16", "BF16": "bfloat16"}
 
 
 def save(network: Sequential, path: Path) -> None:
     """Write `network` to `path`, under that name only once the file is whole."""
-    tensors = {}
+    tensors, bfloat16 = {}, []
     for index, layer in enumerate(network.layers):
-        tensors[f"layers.{index}.w"] = np.ascontiguousarray(layer.w)
+        name = f"layers.{index}.w"
+        weights = layer._kept
+        if isinstance(weights, Half):
+            if weights.kind == "bfloat16":
+                bfloat16.append(name)
+            weights = weights.bits.view(np.float16)
+        tensors[name] = np.ascontiguousarray(weights)
         if layer.b is not None:
             tensors[f"layers.{index}.b"] = layer.b
     description = {
@@ -41,10 +50,23 @@ def save(network: Sequential, path: Path) -> None:
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         content = safetensors.numpy.save(tensors, {"numbadense": json.dumps(description)})
+        if bfloat16:
+            content = _with_bfloat16(content, bfloat16)
         part.write_bytes(content)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _with_bfloat16(content: bytes, names: list[str]) -> bytes:
+    """Return a file whose header says that tensors, written as float16, are bfloat16: a dtype that NumPy lacks."""
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:begin])
+    for name in names:
+        header[name]["dtype"] = "BF16"
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, content[begin:]))
 
 
 def load(path: Path) -> Sequential:
@@ -106,13 +128,13 @@ def _description(path: Path, metadata: dict[str, str]) -> tuple[list[activations
         ) from None
 
 
-def _mapped(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+def _mapped(path: Path) -> dict[str, np.ndarray[Any, Any] | Half]:
     """Return the tensors of a file that safetensors has found sound, as read-only views of its memory map."""
     content = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
     begin = 8 + int.from_bytes(content[:8].tobytes(), "little")
     header = json.loads(content[8:begin].tobytes())
     header.pop("__metadata__", None)
-    tensors = {}
+    tensors: dict[str, np.ndarray[Any, Any] | Half] = {}
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
             raise ModelFormatError(
@@ -120,5 +142,7 @@ def _mapped(path: Path) -> dict[str, np.ndarray[Any, Any]]:
                 "convert it."
             )
         lo, hi = (begin + offset for offset in entry["data_offsets"])
-        tensors[name] = content[lo:hi].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        tensor = content[lo:hi].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        kind = HALVES.get(entry["dtype"])
+        tensors[name] = tensor if kind is None else Half(kind, tensor.astype(np.uint16, copy=False))
     return tensors

@@ -29,8 +29,10 @@ from numbadense._engine.cpu.primitives import (
     start,
     store,
     view_of,
+    weights_at,
     word,
 )
+from numbadense._engine.half import FULL, weight_bytes
 
 # The columns of the program table.  Weights and biases are memory addresses, strides are in elements.
 N_IN, N_OUT, VECTORS, WEIGHTS, BIAS, W_ROW, W_PANEL, OUT_ROW, PASS, PASS_COLUMNS, ROWWISE = range(11)
@@ -116,7 +118,7 @@ def make_deep_tile(jit, mr, nv, lanes):
     return jit(tile, mr, nv, lanes)
 
 
-def make_layer(jit, mr, nv, lanes, itemsize):
+def make_layer(jit, mr, nv, lanes, itemsize, form):
     """Return the kernel ``y[:m, :n] = bias + x[:m] @ w``, m > 1, for weights in panels `nv` vectors wide.
 
     A deep layer is summed `DEPTH` features at a time over all its panels, so that the part of x stays in cache; y holds
@@ -125,7 +127,7 @@ def make_layer(jit, mr, nv, lanes, itemsize):
     (``w_panel == 0``, which expects n to be a panel's width at least).  An overlap computes the same bits again.
     """
     tile, pair = make_deep_tile(jit, mr, nv, lanes), make_tile(jit, 2, nv, lanes)
-    nr = nv * lanes
+    nr, w_bytes = nv * lanes, weight_bytes(itemsize, form)
 
     def layer(x, m, k, n, w, w_row, w_panel, bias, y):
         deep = k > DEPTH and w_panel != 0 and m >= FEW_TILES * mr
@@ -134,10 +136,10 @@ def make_layer(jit, mr, nv, lanes, itemsize):
             steps, rest = (k + DEPTH - 1) // DEPTH, m % mr
         for step in range(steps + min(rest, 1)):
             for j0 in range(0, n, nr):
-                j, panel = j0, w + j0 // nr * w_panel * itemsize
+                j, panel = j0, w + j0 // nr * w_panel * w_bytes
                 if w_panel == 0:
                     j = min(j0, n - nr)
-                    panel = w + j * itemsize
+                    panel = w + j * w_bytes
                 p, depth, first, stop = 0, k, 0, m
                 if step == steps:
                     first = m - mr
@@ -146,7 +148,7 @@ def make_layer(jit, mr, nv, lanes, itemsize):
                     depth = min(DEPTH, k - p)
                 if step > 0 and j + nr > n:
                     continue
-                wj = matrix_at(x, panel + p * w_row * itemsize, depth, nr, w_row)
+                wj = weights_at(x, panel + p * w_row * w_bytes, depth, nv, lanes, w_row, form)
                 bj = matrix_at(x, bias + j * itemsize, 1, nr, nr)
                 if m >= mr:
                     for i0 in range(first, stop, mr):
@@ -157,7 +159,7 @@ def make_layer(jit, mr, nv, lanes, itemsize):
                         i = min(i0, m - 2)
                         pair(part(x, i, 0), k, wj, bj, part(y, i, j), n - j)
 
-    return jit(layer, mr, nv, lanes)
+    return jit(layer, mr, nv, lanes, form)
 
 
 def make_row(jit, nv, lanes, itemsize):
@@ -184,11 +186,11 @@ def make_row(jit, nv, lanes, itemsize):
     return jit(row, nv, lanes)
 
 
-def make_layers(jit, tiles, itemsize):
+def make_layers(jit, tiles, itemsize, form):
     """Return the kernel ``y[:m, :n] = bias + x[:m] @ w``, m > 1, for panels of any width that `tiles` has."""
     lanes = tiles.lanes(itemsize)
-    layer1, layer2, layer3 = (make_layer(jit, tiles.rows[nv], nv, lanes, itemsize) for nv in (1, 2, 3))
-    layer4 = make_layer(jit, tiles.rows[4], 4, lanes, itemsize) if 4 in tiles.rows else layer3
+    layer1, layer2, layer3 = (make_layer(jit, tiles.rows[nv], nv, lanes, itemsize, form) for nv in (1, 2, 3))
+    layer4 = make_layer(jit, tiles.rows[4], 4, lanes, itemsize, form) if 4 in tiles.rows else layer3
 
     def layers(x, m, k, n, nv, w, w_row, w_panel, bias, y):
         if nv == 4:
@@ -200,10 +202,10 @@ def make_layers(jit, tiles, itemsize):
         else:
             layer1(x, m, k, n, w, w_row, w_panel, bias, y)
 
-    return jit(layers, itemsize)
+    return jit(layers, itemsize, form)
 
 
-def make_row_kernel(jit, tiles, itemsize):
+def make_row_kernel(jit, tiles, itemsize, form):
     """Return the kernel that takes one row of x through every layer of the code into y: arguments as `make_kernel`'s.
 
     A row alone waits for one multiply-add after another, and whatever comes between two layers adds to that: hidden
@@ -215,7 +217,7 @@ def make_row_kernel(jit, tiles, itemsize):
     widest = max(tiles.rows)
     pair, pair2 = make_row_pair(jit, widest, lanes), make_row_pair(jit, 2, lanes)
     wide, row = tiles.wide, make_row(jit, tiles.wide, lanes, itemsize)
-    few = 4 * lanes
+    few, w_bytes = 4 * lanes, weight_bytes(itemsize, form)
 
     def row_kernel(code, base, x, m, y, scratch, half):
         last = word(code, LAYERS) - 1
@@ -232,7 +234,7 @@ def make_row_kernel(jit, tiles, itemsize):
                 target, columns = narrow, padded
             k, nr, w, bias = word(layer, N_IN), nv * lanes, word(layer, WEIGHTS) + base, word(layer, BIAS) + base
             w_row, w_panel = word(layer, W_ROW), word(layer, W_PANEL)
-            if nv == wide:
+            if form == FULL and nv == wide:  # in another form weights are always packed, and this is not compiled
                 row(source, k, n, w, w_row, bias, target)
                 padded = 0
             panel, first = w, 0
@@ -251,8 +253,9 @@ def make_row_kernel(jit, tiles, itemsize):
                 j = j0
                 if w_panel == 0:
                     j = min(j0, n - nr)
-                    panel = w + j * itemsize
-                wj, bj = matrix_at(x, panel, k, nr, w_row), matrix_at(x, bias + j * itemsize, 1, nr, nr)
+                    panel = w + j * w_bytes
+                wj = weights_at(x, panel, k, nv, lanes, w_row, form)
+                bj = matrix_at(x, bias + j * itemsize, 1, nr, nr)
                 yj = part(target, 0, j)
                 if nv == 4:
                     tile4(source, k, wj, bj, yj, columns - j)
@@ -262,7 +265,7 @@ def make_row_kernel(jit, tiles, itemsize):
                     tile2(source, k, wj, bj, yj, columns - j)
                 else:
                     tile1(source, k, wj, bj, yj, columns - j)
-                panel += w_panel * itemsize
+                panel += w_panel * w_bytes
             if word(layer, PASS) != 0 and columns > 0:
                 call_pass(word(layer, PASS), target, target, 1, min(word(layer, PASS_COLUMNS), columns))
             if copied:

@@ -24,6 +24,7 @@ if config.DISABLE_JIT:
         store,
         stream,
         view_of,
+        weights_at,
         word,
     )
 else:
@@ -39,6 +40,7 @@ else:
         rows_of,
         start,
         store,
+        weights_at,
     )
     from numbadense._engine.cpu.vectors import fence, load, pointer, stack, stream
 
@@ -63,5 +65,6 @@ __all__ = [
     "store",
     "stream",
     "view_of",
+    "weights_at",
     "word",
 ]

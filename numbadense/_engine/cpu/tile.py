@@ -11,7 +11,8 @@
             | v v v v | v v v v | v v v v |   store: the columns inside the matrix only
             +---------+---------+---------+
 
-``View(dtype)`` is a matrix in memory: a pointer, a row stride and a column stride, in elements.
+``View(dtype)`` is a matrix in memory: a pointer, a row stride and a column stride, in elements.  A view of weights
+knows the form in which they are kept; `rank1` widens what it loads, exactly, and goes on as if they were in full.
 
 Kernels take these names from `numbadense._engine.cpu.primitives`, which knows their NumPy twins.
 """
@@ -22,15 +23,22 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 from numba.np.arrayobj import populate_array
 
-I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+from numbadense._engine.half import BFLOAT16, FLOAT16, FULL
+
+I1, I16, I32, I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
 
 class View(types.Type):
-    """A matrix in memory: ``data[i * ld + j * inc]``."""
+    """A matrix in memory: ``data[i * ld + j * inc]``, of `dtype`, or 16 bits for each in a form other than `FULL`."""
 
-    def __init__(self, dtype):
-        self.dtype = dtype
-        super().__init__(f"numbadense.View({dtype})")
+    def __init__(self, dtype, form=FULL):
+        self.dtype, self.form = dtype, form
+        super().__init__(f"numbadense.View({dtype}, {form})")
+
+    @property
+    def element(self):
+        """The numba type of what lies in memory."""
+        return self.dtype if self.form == FULL else types.uint16
 
 
 class Tile(types.Type):
@@ -49,7 +57,7 @@ class Tile(types.Type):
 @register_model(View)
 class _ViewModel(models.StructModel):
     def __init__(self, manager, view):
-        members = [("data", types.CPointer(view.dtype)), ("ld", types.intp), ("inc", types.intp)]
+        members = [("data", types.CPointer(view.element)), ("ld", types.intp), ("inc", types.intp)]
         super().__init__(manager, view, members)
 
 
@@ -82,6 +90,58 @@ def _load(builder, pointer, offset, tile):
     value = builder.load(_vector_pointer(builder, pointer, offset, tile.vector))
     value.align = tile.dtype.bitwidth // 8
     return value
+
+
+def _load_weights(builder, pointer, offset, tile, form):
+    """Load one row of weights: a list of vectors of the tile's dtype, whatever their form."""
+    offsets = [builder.add(offset, I64(v * tile.lanes)) for v in range(tile.nv)]
+    if form == FULL:
+        return [_load(builder, pointer, at, tile) for at in offsets]
+    if form != BFLOAT16:
+        widen = _widen_float16 if form == FLOAT16 else _widen_float16_by_bits
+        return [widen(builder, _load_bits(builder, pointer, at, I16, tile), tile) for at in offsets]
+    weights = []  # bfloat16, in pairs: see `numbadense._engine.cpu.pack`
+    for at in offsets[: tile.nv // 2 * 2 : 2]:
+        pair = _load_bits(builder, pointer, at, I32, tile)
+        weights.append(builder.bitcast(builder.shl(pair, _constant(16, tile)), tile.vector))
+        weights.append(builder.bitcast(builder.and_(pair, _constant(0xFFFF_0000, tile)), tile.vector))
+    if tile.nv % 2:
+        single = builder.zext(_load_bits(builder, pointer, offsets[-1], I16, tile), ir.VectorType(I32, tile.lanes))
+        weights.append(builder.bitcast(builder.shl(single, _constant(16, tile)), tile.vector))
+    return weights
+
+
+def _constant(number, tile):
+    return ir.Constant(ir.VectorType(I32, tile.lanes), [number] * tile.lanes)
+
+
+def _load_bits(builder, pointer, offset, integer, tile):
+    value = builder.load(_vector_pointer(builder, pointer, offset, ir.VectorType(integer, tile.lanes)))
+    value.align = 2
+    return value
+
+
+def _widen_float16(builder, value, tile):
+    """Return the float32 values of a vector of float16 bits: by an instruction, where the CPU has one.
+
+    Elsewhere LLVM would call a C function for each element, which a JIT may not even find.
+    """
+    return builder.fpext(builder.bitcast(value, ir.VectorType(ir.HalfType(), tile.lanes)), tile.vector)
+
+
+def _widen_float16_by_bits(builder, value, tile):
+    """Return the float32 values of a vector of float16 bits, by integer arithmetic."""
+    wide = ir.VectorType(I32, tile.lanes)
+    bits = builder.zext(value, wide)
+    # The bits of a float16 moved to where float32 has them are the number times 2**-112, subnormal numbers included;
+    # infinity and NaN then still lack some bits of their exponent.
+    magnitude = builder.shl(builder.and_(bits, _constant(0x7FFF, tile)), _constant(13, tile))
+    scale = ir.Constant(tile.vector, [2.0**112] * tile.lanes)
+    scaled = builder.bitcast(builder.fmul(builder.bitcast(magnitude, tile.vector), scale), wide)
+    special = builder.icmp_signed(">=", magnitude, _constant(0x7C00 << 13, tile))
+    sign = builder.shl(builder.and_(bits, _constant(0x8000, tile)), _constant(16, tile))
+    rest = builder.or_(sign, builder.select(special, _constant(0x7F80_0000, tile), _constant(0, tile)))
+    return builder.bitcast(builder.or_(scaled, rest), tile.vector)
 
 
 def make_view(context, builder, view, data, ld, inc):
@@ -126,6 +186,20 @@ def matrix_at(typing_context, like, address, rows, columns, ld):
         return make_view(context, builder, view, builder.inttoptr(args[1], pointer), args[4], I64(1))
 
     return view(like, types.intp, types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def weights_at(typing_context, like, address, rows, vectors, lanes, ld, form):
+    """Return `matrix_at` for packed weights of as many columns, that are kept in a `form`, a literal."""
+    if not isinstance(form, types.IntegerLiteral):
+        return None
+    view = View(like.dtype, form.literal_value)
+
+    def codegen(context, builder, signature, args):
+        pointer = context.get_value_type(types.CPointer(view.element))
+        return make_view(context, builder, view, builder.inttoptr(args[1], pointer), args[5], I64(1))
+
+    return view(like, *[types.intp] * 5, form), codegen
 
 
 @intrinsic
@@ -181,7 +255,7 @@ def rank1(typing_context, tile, x, w, p):
         xv = cgutils.create_struct_proxy(signature.args[1])(context, builder, args[1])
         wv = cgutils.create_struct_proxy(signature.args[2])(context, builder, args[2])
         w_row = builder.mul(args[3], wv.ld)
-        weights = [_load(builder, wv.data, builder.add(w_row, I64(v * tile.lanes)), tile) for v in range(tile.nv)]
+        weights = _load_weights(builder, wv.data, w_row, tile, w.form)
         x_column = builder.gep(xv.data, [builder.mul(args[3], xv.inc)])
         for r in range(tile.mr):
             scalar = builder.load(builder.gep(x_column, [builder.mul(xv.ld, I64(r))]))

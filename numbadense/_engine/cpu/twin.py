@@ -8,6 +8,9 @@ import ctypes
 
 import numpy as np
 
+from numbadense._engine import half
+from numbadense._engine.cpu import pack
+
 PASSES = {}  # address -> the activation pass that it stands for
 KERNELS = {}  # address -> the network kernel that it stands for
 
@@ -25,10 +28,24 @@ def rows_of(buffer, offset, ld):
 
 def matrix_at(like, address, rows, columns, ld):
     """A `rows x columns` matrix at a memory address."""
+    return _matrix_at(like.dtype, address, rows, columns, ld)
+
+
+def _matrix_at(dtype, address, rows, columns, ld):
     size = max(0, int((rows - 1) * ld + columns)) if rows and columns else 0
-    raw = (ctypes.c_char * (size * like.itemsize)).from_address(int(address))
-    flat = np.frombuffer(raw, like.dtype)
-    return np.lib.stride_tricks.as_strided(flat, (rows, columns), (ld * like.itemsize, like.itemsize))
+    raw = (ctypes.c_char * (size * dtype.itemsize)).from_address(int(address))
+    flat = np.frombuffer(raw, dtype)
+    return np.lib.stride_tricks.as_strided(flat, (rows, columns), (ld * dtype.itemsize, dtype.itemsize))
+
+
+def weights_at(like, address, rows, vectors, lanes, ld, form):
+    """The same for weights that are kept in a form: widened at once."""
+    if form == half.FULL:
+        return matrix_at(like, address, rows, vectors * lanes, ld)
+    bits = _matrix_at(half.BITS, address, rows, vectors * lanes, ld)
+    if form == half.BFLOAT16:
+        bits = pack.unpaired(bits, lanes)
+    return half.widened(bits, form)
 
 
 def address_of(array):
