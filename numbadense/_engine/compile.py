@@ -110,6 +110,10 @@ def _compiled(make, signature, key, cached=True):
 
 def _address(make, signature, key, cached=True) -> int:
     """Return the address of the function that `make` makes: by numba's convention, see `addresses`."""
+    if numba.config.DISABLE_JIT:
+        address = next(_python_addresses)
+        twin.KERNELS[address] = make()
+        return address
     result = _compiled(make, signature, key, cached)
     return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
@@ -120,26 +124,37 @@ def _array(dtype, ndim, layout, readonly=False):
 
 @_once
 def kernels(dtype: np.dtype, form: int) -> tuple[int, int]:
-    """Return the addresses of the network kernels of a dtype, for many rows and for one: all arithmetic is there.
+    """Return the addresses of the network kernels of a dtype, for many rows and for one.
 
     `form` is how the weights are kept: see `numbadense._engine.half`.
     """
-    tiles, itemsize = TABLE[machine.host().isa], dtype.itemsize
-    if form == half.FLOAT16 and not machine.host().widens_float16:
-        form = half.FLOAT16_BY_BITS
-
-    def many():
-        return forward_module.make_kernel(forward_module.make_layers(jit, tiles, itemsize, form))
-
-    def one():
-        return forward_module.make_row_kernel(inline, tiles, itemsize, form)
-
-    if numba.config.DISABLE_JIT:
-        return _register(twin.KERNELS, many()), _register(twin.KERNELS, one())
     view, integer = View(numba.from_dtype(dtype)), types.intp
     signature = types.void(integer, integer, view, integer, view, view, integer)
-    key = dtype.str, form
-    return _address(many, signature, ("kernel", *key)), _address(one, signature, ("row kernel", *key))
+
+    def one():
+        tiles = TABLE[machine.host().isa]
+        return forward_module.make_row_kernel(inline, tiles, dtype.itemsize, _widened(form))
+
+    many = _address(lambda: forward_module.kernel, signature, ("kernel", dtype.str))
+    return many, _address(one, signature, ("row kernel", dtype.str, _widened(form)))
+
+
+@_once
+def layer(dtype: np.dtype, form: int, vectors: int) -> int:
+    """Return the address of the kernel of a layer over many rows, for weights in panels so many vectors wide."""
+    view, integer = View(numba.from_dtype(dtype)), types.intp
+
+    def make():
+        tiles, itemsize = TABLE[machine.host().isa], dtype.itemsize
+        height, lanes = tiles.rows[vectors], tiles.lanes(itemsize)
+        return forward_module.make_layer(jit, height, vectors, lanes, itemsize, _widened(form))
+
+    return _address(make, types.void(view, *[integer] * 7, view), ("layer", dtype.str, _widened(form), vectors))
+
+
+def _widened(form: int) -> int:
+    """Return the form for what the host can do: without instructions for float16 its bits are taken apart."""
+    return half.FLOAT16_BY_BITS if form == half.FLOAT16 and not machine.host().widens_float16 else form
 
 
 @_once
@@ -292,13 +307,8 @@ def _python_pass(activation) -> int:
                 else:
                     row[:] = [activation.function(value) for value in row]
 
-    return _register(twin.PASSES, run)
-
-
-def _register(functions, function) -> int:
-    """Give a plain-Python kernel an address of its own."""
     address = next(_python_addresses)
-    functions[address] = function
+    twin.PASSES[address] = run
     return address
 
 
@@ -343,8 +353,14 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
     already, in the disk cache or in this process.
     """
     jobs = [("direct activation", direct_activation), ("sort", sort)]
+    kept = [("float32", half.FULL), ("float64", half.FULL), *(("float32", form) for form in half.FORMS.values())]
+    names = {form: f", {kind} weights" for kind, form in half.FORMS.items()}
+    for dtype, form in ((np.dtype(name), form) for name, form in kept):
+        what = f"{dtype}{names.get(form, '')}"
+        jobs.append((f"kernels {what}", functools.partial(kernels, dtype, form)))
+        for vectors in TABLE[machine.host().isa].rows:
+            jobs.append((f"layer {vectors} vectors wide {what}", functools.partial(layer, dtype, form, vectors)))
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
-        jobs.append((f"kernels {dtype}", functools.partial(kernels, dtype, half.FULL)))
         jobs.append((f"single {dtype}", functools.partial(single, dtype)))
         jobs.append((f"direct network {dtype}", functools.partial(direct_network, dtype)))
         for parallel in (False, True):
@@ -356,8 +372,6 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
             jobs.append((f"streamed {kind} {dtype}", functools.partial(streamed, dtype, parallel)))
         for activation in activations.REGISTRY.values():
             jobs.append((f"{activation.name} {dtype}", functools.partial(activation_pass, activation, dtype)))
-    for kind, form in half.FORMS.items():
-        jobs.append((f"kernels float32, {kind} weights", functools.partial(kernels, np.dtype(np.float32), form)))
     done = []
     for name, job in jobs:
         before = cache.misses

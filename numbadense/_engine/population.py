@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from numbadense._engine import compile as compiler
-from numbadense._engine import machine, validate
+from numbadense._engine import half, machine, validate
 from numbadense._engine import plan as planner
 from numbadense._engine import program as build_program
 from numbadense._engine import threads as threading
@@ -94,6 +94,7 @@ def build(weights: Sequence, biases: Sequence, activations: Sequence, dtype: np.
         row[[forward.W_ROW, forward.W_PANEL, forward.OUT_ROW]] = n, nr, padded
         row[forward.PASS] = build_program.pass_of(activation, dtype)
         row[[forward.ROWWISE, forward.PASS_COLUMNS]] = activation.rowwise, n if activation.rowwise else padded
+        row[forward.LAYER] = compiler.layer(dtype, half.FULL, vectors)
         width = max(width, padded) if index < len(shapes) - 1 else width
         places.append((begin, middle))
         begin = end

@@ -5,9 +5,9 @@
     header  kernel | row kernel | layers | width | array type | dtype | features | outputs | most rows | block | ...
              0x..       0x..        2       48       0x..       0x..      64        10         217       192
 
-    table   k | n | vectors | weights | bias | row stride | panel stride | out stride | pass | its columns | row-wise
-            64  48     3       0x..00   0x..40      48           3072            48     0x..       48           0
-            48  10     1       0x..80   0x..c0      16            768            16     0x..       10           1
+    table   k | n | vectors | weights | bias | strides of row, panel, out | pass | its columns | row-wise | layer
+            64  48     3       0x..00   0x..40   48      3072   48           0x..       48           0      0x..
+            48  10     1       0x..80   0x..c0   16       768   16           0x..       10           1      0x..
 
     buffer  [panels of layer 0][its bias][panels of layer 1][its bias]         each 64-byte aligned, zero padded
 
@@ -125,7 +125,7 @@ def build(layers: Sequence, dtype: np.dtype) -> Program:
         row[[forward.W_ROW, forward.W_PANEL, forward.OUT_ROW]] = nr, max(k, 1) * nr, padded
         row[forward.PASS] = pass_of(layer.activation, dtype)
         # Padding is swept along, in whole vectors; a row-wise activation must not see it.
-        row[forward.ROWWISE] = layer.activation.rowwise
+        row[[forward.ROWWISE, forward.LAYER]] = layer.activation.rowwise, compiler.layer(dtype, form, vectors)
         row[forward.PASS_COLUMNS] = n if layer.activation.rowwise else padded
         offset = bias + size[1]
     return _program(code, table, buffer, dtype, form)
@@ -176,6 +176,7 @@ def unpacked(shape: tuple[int, int], w_row: int, activation, dtype: np.dtype, on
     table[0, [forward.N_IN, forward.N_OUT, forward.VECTORS]] = *shape, vectors
     table[0, [forward.W_ROW, forward.OUT_ROW]] = w_row, shape[1]
     table[0, [forward.PASS, forward.PASS_COLUMNS]] = pass_of(activation, dtype), shape[1]
+    table[0, forward.LAYER] = 0 if one_row else compiler.layer(dtype, half.FULL, vectors)
     return code
 
 

@@ -94,13 +94,23 @@ def call_compiled(context, builder, address, kinds, args):
 
 @intrinsic
 def call_kernel(typing_context, address, code, base, x, m, y, scratch, half):
-    """Call the network kernel at `address`: see `numbadense._engine.cpu.forward.make_kernel`."""
+    """Call the network kernel at `address`: see `numbadense._engine.cpu.forward.kernel`."""
 
     def codegen(context, builder, signature, args):
         return call_compiled(context, builder, args[0], signature.args[1:], args[1:])
 
     integer = types.intp
     return types.void(integer, integer, integer, x, integer, y, scratch, integer), codegen
+
+
+@intrinsic
+def call_layer(typing_context, address, x, m, k, n, w, w_row, w_panel, bias, y):
+    """Call the kernel of one layer at `address`: see `numbadense._engine.cpu.forward.make_layer`."""
+
+    def codegen(context, builder, signature, args):
+        return call_compiled(context, builder, args[0], signature.args[1:], args[1:])
+
+    return types.void(types.intp, x, *[types.intp] * 7, y), codegen
 
 
 @intrinsic

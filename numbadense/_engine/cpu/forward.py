@@ -16,6 +16,7 @@ from numba import prange
 from numbadense._engine.cpu.primitives import (
     address_of,
     call_kernel,
+    call_layer,
     call_pass,
     copy_row,
     matrix,
@@ -35,8 +36,8 @@ from numbadense._engine.cpu.primitives import (
 from numbadense._engine.half import FULL, weight_bytes
 
 # The columns of the program table.  Weights and biases are memory addresses, strides are in elements.
-N_IN, N_OUT, VECTORS, WEIGHTS, BIAS, W_ROW, W_PANEL, OUT_ROW, PASS, PASS_COLUMNS, ROWWISE = range(11)
-COLUMNS = 11
+N_IN, N_OUT, VECTORS, WEIGHTS, BIAS, W_ROW, W_PANEL, OUT_ROW, PASS, PASS_COLUMNS, ROWWISE, LAYER = range(12)
+COLUMNS = 12
 # The words of the header: the addresses of the kernels for many rows and for one, the number of layers, the elements
 # of the widest hidden row, what `numbadense._engine.cpu.direct` needs, and of a piece of a layer which column of the
 # layer is its first.  The table begins after HEADER words.
@@ -159,7 +160,7 @@ def make_layer(jit, mr, nv, lanes, itemsize, form):
                         i = min(i0, m - 2)
                         pair(part(x, i, 0), k, wj, bj, part(y, i, j), n - j)
 
-    return jit(layer, mr, nv, lanes, form)
+    return layer
 
 
 def make_row(jit, nv, lanes, itemsize):
@@ -186,27 +187,8 @@ def make_row(jit, nv, lanes, itemsize):
     return jit(row, nv, lanes)
 
 
-def make_layers(jit, tiles, itemsize, form):
-    """Return the kernel ``y[:m, :n] = bias + x[:m] @ w``, m > 1, for panels of any width that `tiles` has."""
-    lanes = tiles.lanes(itemsize)
-    layer1, layer2, layer3 = (make_layer(jit, tiles.rows[nv], nv, lanes, itemsize, form) for nv in (1, 2, 3))
-    layer4 = make_layer(jit, tiles.rows[4], 4, lanes, itemsize, form) if 4 in tiles.rows else layer3
-
-    def layers(x, m, k, n, nv, w, w_row, w_panel, bias, y):
-        if nv == 4:
-            layer4(x, m, k, n, w, w_row, w_panel, bias, y)
-        elif nv == 3:
-            layer3(x, m, k, n, w, w_row, w_panel, bias, y)
-        elif nv == 2:
-            layer2(x, m, k, n, w, w_row, w_panel, bias, y)
-        else:
-            layer1(x, m, k, n, w, w_row, w_panel, bias, y)
-
-    return jit(layers, itemsize, form)
-
-
 def make_row_kernel(jit, tiles, itemsize, form):
-    """Return the kernel that takes one row of x through every layer of the code into y: arguments as `make_kernel`'s.
+    """Return the kernel that takes one row of x through every layer of the code into y: arguments as `kernel`'s.
 
     A row alone waits for one multiply-add after another, and whatever comes between two layers adds to that: hidden
     layers are whole vectors, and so is a narrow last one, on the stack, before its columns are copied.
@@ -242,13 +224,13 @@ def make_row_kernel(jit, tiles, itemsize, form):
                 first = padded // (2 * nr) * (2 * nr)
                 for j in range(0, first, 2 * nr):
                     bj = matrix_at(x, bias + j * itemsize, 1, 2 * nr, 2 * nr)
-                    wj = matrix_at(x, panel, k, nr, w_row)
-                    vj = matrix_at(x, panel + w_panel * itemsize, k, nr, w_row)
+                    wj = weights_at(x, panel, k, nv, lanes, w_row, form)
+                    vj = weights_at(x, panel + w_panel * w_bytes, k, nv, lanes, w_row, form)
                     if nv == widest:
                         pair(source, k, wj, vj, bj, part(target, 0, j), columns - j)
                     else:
                         pair2(source, k, wj, vj, bj, part(target, 0, j), columns - j)
-                    panel += 2 * w_panel * itemsize
+                    panel += 2 * w_panel * w_bytes
             for j0 in range(first, padded, nr):
                 j = j0
                 if w_panel == 0:
@@ -276,31 +258,26 @@ def make_row_kernel(jit, tiles, itemsize, form):
     return row_kernel
 
 
-def make_kernel(layers):
-    """Return the kernel that takes `m` rows of x, m > 1 and at most a block, through every layer of the code into y.
+def kernel(code, base, x, m, y, scratch, half):
+    """Take `m` rows of x, m > 1 and at most a block, through every layer of the code into y.
 
     The weights lie `base` bytes after where the code says.  `scratch` holds the hidden activations: two halves of
     `half` elements, written in turn.
     """
-
-    def kernel(code, base, x, m, y, scratch, half):
-        last = word(code, LAYERS) - 1
-        layer = code + HEADER * WORD
-        source = x
-        for index in range(last + 1):
-            w, w_row, w_panel = word(layer, WEIGHTS) + base, word(layer, W_ROW), word(layer, W_PANEL)
-            n, target = word(layer, N_OUT), y
-            if index < last:
-                n = word(layer, OUT_ROW)
-                target = rows_at(scratch, (index & 1) * half, n)
-            bias = word(layer, BIAS) + base
-            layers(source, m, word(layer, N_IN), n, word(layer, VECTORS), w, w_row, w_panel, bias, target)
-            if word(layer, PASS) != 0:
-                call_pass(word(layer, PASS), target, target, m, min(word(layer, PASS_COLUMNS), n))
-            source = target
-            layer += COLUMNS * WORD
-
-    return kernel
+    last = word(code, LAYERS) - 1
+    layer = code + HEADER * WORD
+    source = x
+    for index in range(last + 1):
+        w, w_row, w_panel = word(layer, WEIGHTS) + base, word(layer, W_ROW), word(layer, W_PANEL)
+        k, n, target = word(layer, N_IN), word(layer, N_OUT), y
+        if index < last:
+            n = word(layer, OUT_ROW)
+            target = rows_at(scratch, (index & 1) * half, n)
+        call_layer(word(layer, LAYER), source, m, k, n, w, w_row, w_panel, word(layer, BIAS) + base, target)
+        if word(layer, PASS) != 0:
+            call_pass(word(layer, PASS), target, target, m, min(word(layer, PASS_COLUMNS), n))
+        source = target
+        layer += COLUMNS * WORD
 
 
 def single(code, w, b, x, y):

@@ -6,6 +6,7 @@ if config.DISABLE_JIT:
     from numbadense._engine.cpu.twin import (
         address_of,
         call_kernel,
+        call_layer,
         call_pass,
         copy_row,
         fence,
@@ -28,7 +29,7 @@ if config.DISABLE_JIT:
         word,
     )
 else:
-    from numbadense._engine.cpu.addresses import call_kernel, call_pass, copy_row, rows_at, view_of, word
+    from numbadense._engine.cpu.addresses import call_kernel, call_layer, call_pass, copy_row, rows_at, view_of, word
     from numbadense._engine.cpu.tile import (
         address_of,
         matrix,
@@ -47,6 +48,7 @@ else:
 __all__ = [
     "address_of",
     "call_kernel",
+    "call_layer",
     "call_pass",
     "copy_row",
     "fence",

@@ -12,7 +12,7 @@ from numbadense._engine import half
 from numbadense._engine.cpu import pack
 
 PASSES = {}  # address -> the activation pass that it stands for
-KERNELS = {}  # address -> the network kernel that it stands for
+KERNELS = {}  # address -> the kernel, of a network or a layer, that it stands for
 
 
 def matrix(array):
@@ -107,6 +107,11 @@ def view_of(pointer, columns):
 def copy_row(source, target, n):
     """``target[0, :n] = source[0, :n]``."""
     target[0, :n] = source[0, :n]
+
+
+def call_layer(address, *arguments):
+    """Run the registered Python kernel of one layer."""
+    KERNELS[int(address)](*arguments)
 
 
 def call_kernel(address, code, base, x, m, y, scratch, half):
