@@ -23,7 +23,19 @@ from typing import Any
 import numpy as np
 
 from .errors import ActivationError
-from .scalar_math import exp, expm1, log1p, ndtr, tanh
+from .scalar_math import (
+    exp,
+    expm1,
+    fma,
+    log1p,
+    logistic,
+    logistic_high,
+    scaled_exp,
+    scaled_logistic,
+    tanh,
+    tanh_high,
+    weighted_tail,
+)
 
 __all__ = ["REGISTRY", "Activation", "activation", "get", "names"]
 
@@ -285,11 +297,11 @@ _METHODS = (
 _Strict = type("_Strict", (float,), {name: _strict(name) for name in _METHODS})
 
 
-_SELU_SCALE = 1.0507009873554805
-_SELU_SCALE_ALPHA = 1.7580993408473766
-_GELU_LINEAR = 1.5957691216057308  # 2 * sqrt(2 / pi)
-_GELU_CUBIC = 0.07135481627260025  # 0.044715 times that
-_EXP_MINUS_41 = 1.5628821893349888e-18  # of the e**-n, n an integer, one that float32 holds almost exactly
+# Constants in two parts: the first is exact in float32, the second has all that either dtype can add.
+_SELU_RIGHT = 1.0507009873554805
+_SELU_LEFT, _SELU_LEFT_LOW = 1.7580993175506592, 2.3296717680252718e-08
+_GELU_LINEAR, _GELU_LINEAR_LOW = 1.595703125, 6.599660573071176e-05  # 2 * sqrt(2 / pi)
+_GELU_CUBIC, _GELU_CUBIC_LOW = 0.07135481387376785, 2.3988323959931355e-09  # 0.044715 times that
 
 
 @activation(
@@ -314,14 +326,8 @@ def identity(x):
     aliases=("logistic", "expit"),
 )
 def sigmoid(x):
-    """Logistic function.
-
-    With ``e = exp(-|x|)`` nothing overflows, and both halves share it:
-    ``1 / (1 + e)`` on the right, ``e / (1 + e)`` on the left.
-    """
-    T = type(x)
-    e = exp(-abs(x))
-    return (T(1) if x >= T(0) else e) / (T(1) + e)
+    """Logistic function."""
+    return logistic(x)
 
 
 @activation(
@@ -390,8 +396,8 @@ def elu(x):
 @activation(
     exact=lambda m, x: _selu_exact(m, x),
     tex=r"\lambda x \text{ if } x > 0 \text{ else } \lambda \alpha (e^x - 1)",
-    limits=(-_SELU_SCALE_ALPHA, math.inf),
-    lipschitz=_SELU_SCALE_ALPHA,
+    limits=(-1.7580993408473768, math.inf),
+    lipschitz=1.7580993408473768,
     max_ulp={"float32": 3, "float64": 3},
 )
 def selu(x):
@@ -403,7 +409,8 @@ def selu(x):
     constants' closed forms are equation 14 of its supplement.
     """
     T = type(x)
-    return T(_SELU_SCALE) * x if x > T(0) else T(_SELU_SCALE_ALPHA) * expm1(x)
+    y = expm1(x)
+    return T(_SELU_RIGHT) * x if x > T(0) else fma(T(_SELU_LEFT), y, T(_SELU_LEFT_LOW) * y)
 
 
 def _selu_exact(m, x):
@@ -423,10 +430,7 @@ def _selu_exact(m, x):
     aliases=("swish",),
 )
 def silu(x):
-    """Sigmoid linear unit, x * sigmoid(x).
-
-    Far on the left ``e**x`` leaves the normal numbers before ``x * e**x`` does: there ``e**41`` is kept aside until
-    the last multiplication.  Left of -1000 nothing remains, and infinity times zero is kept out.
+    """Sigmoid linear unit, x * sigmoid(x).  Left of -1000 nothing remains, and infinity times zero is kept out.
 
     References
     ----------
@@ -436,10 +440,7 @@ def silu(x):
     """
     T = type(x)
     y = T(-1000) if x < T(-1000) else x
-    far = y < T(-41)
-    scale = T(_EXP_MINUS_41) if far else T(1)
-    e = exp(y + T(41) if far else -abs(y))
-    return (y * scale * e if y < T(0) else y) / (T(1) + scale * e)
+    return scaled_logistic(y, y, T(0))
 
 
 @activation(
@@ -452,13 +453,14 @@ def silu(x):
 def gelu(x):
     """Gaussian error linear unit, x times the normal distribution function.
 
+    On both sides it lies below ``max(x, 0)`` by ``|x|`` times the tail beyond ``|x|``.
+
     References
     ----------
     Hendrycks, Gimpel, "Gaussian error linear units (GELUs)", 2016, section 2.
     """
     T = type(x)
-    y = T(-40) if x < T(-40) else x
-    return y * ndtr(y)
+    return (T(0) if x < T(0) else x) - weighted_tail(abs(x))
 
 
 @activation(
@@ -471,8 +473,7 @@ def gelu(x):
 def gelu_tanh(x):
     """Gaussian error linear unit in its tanh approximation, x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 x**3)).
 
-    The sigmoid's argument is rounded before it is exponentiated: the error stays below 3 ULP to the right of -1, and
-    grows with that argument to the stated figure where the result underflows.
+    The argument u is computed in two words, u + du: rounded to one, it would cost the left tail hundreds of ULP.
 
     References
     ----------
@@ -480,8 +481,12 @@ def gelu_tanh(x):
     """
     T = type(x)
     y = T(-30) if x < T(-30) else x
-    e = exp(-abs(y * (T(_GELU_LINEAR) + T(_GELU_CUBIC) * (y * y))))
-    return (y * e if y < T(0) else y) / (T(1) + e)
+    square = y * y
+    slope = fma(T(_GELU_CUBIC), square, T(_GELU_LINEAR))
+    lost = fma(T(_GELU_CUBIC), square, T(_GELU_LINEAR) - slope)
+    lost += fma(T(_GELU_CUBIC), fma(y, y, -square), fma(T(_GELU_CUBIC_LOW), square, T(_GELU_LINEAR_LOW)))
+    u = y * slope
+    return scaled_logistic(y, u, fma(y, lost, fma(y, slope, -u)))
 
 
 @activation(
@@ -586,8 +591,9 @@ def hard_swish(x):
 def mish(x):
     """Mish, x * tanh(softplus(x)).
 
-    With ``w = e**x``, ``tanh(log(1 + w)) = w (w + 2) / (w (w + 2) + 2)``.  On the right both sides are divided by
-    ``w**2``, so that only ``e = exp(-|x|)`` is needed and nothing overflows.  The far left is treated as in silu.
+    With ``w = e**x``, ``tanh(log(1 + w)) = w (1 - (w + w**2) / (2 + 2 w + w**2))``; on the right, with ``w = e**-x``, it
+    is ``1 - 2 w**2 / (1 + 2 w + 2 w**2)``.  What is subtracted stays below 0.4, and so do its errors.  Left of -1000
+    nothing remains, and infinity times zero is kept out.
 
     References
     ----------
@@ -595,12 +601,11 @@ def mish(x):
     """
     T = type(x)
     y = T(-1000) if x < T(-1000) else x
-    far = y < T(-41)
-    scale = T(_EXP_MINUS_41) if far else T(1)
-    e = exp(y + T(41) if far else -abs(y))
-    w = scale * e
-    numerator = y * scale * (e * (w + T(2))) if y < T(0) else y * (T(1) + (w + w))
-    return numerator / (w * (w + T(2)) + T(2) if y < T(0) else T(1) + (w + w) * (T(1) + w))
+    w = scaled_exp(T(1), -abs(y))
+    base = scaled_exp(y, -abs(y)) if y < T(0) else y
+    both = fma(w, w, w)
+    taken = both / (both + (w + T(2))) if y < T(0) else T(2) * w * w / fma(T(2), both, T(1))
+    return fma(-base, taken, base)
 
 
 @activation(
