@@ -61,7 +61,7 @@ def named(function, *tags):
 
 def jit(function, *tags):
     """Compile `function`, which `tags` tell from others of its name, when it is called from another kernel."""
-    return numba.njit(**FLAGS)(named(function, *tags))
+    return numba.njit(fastmath=False, **FLAGS)(named(function, *tags))
 
 
 def _dispatcher(function, signature, key, parallel):
@@ -149,7 +149,7 @@ def activation_pass(activation, dtype: np.dtype) -> int:
     make = passes.make_rowwise if activation.rowwise else passes.make_elementwise
     pointer = types.CPointer(numba.from_dtype(dtype))
     signature = types.void(pointer, pointer, *[types.int64] * 4)
-    function = named(make(scalar(activation)), _identity(activation))
+    function = named(make(lambda loop: jit(loop, _identity(activation)), scalar(activation)), _identity(activation))
     callback = CFunc(function, (signature.args, signature.return_type), {}, FLAGS)
     if fingerprint(activation.function) is not None:
         callback._cache = cache.KernelCache(("pass", _identity(activation), dtype.str, machine.host().isa))

@@ -82,6 +82,17 @@ def pick(typing_context, x, single, double):
 
 
 @intrinsic
+def stand_alone(typing_context):
+    """Keep the function that calls this from being inlined."""
+
+    def generate(context, builder, signature, values):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
 def power(typing_context, shifted):
     """Return ``2**n`` of a shifted n, for a normal result."""
     if shifted not in LAYOUTS:

@@ -8,17 +8,31 @@ time.
 from numba import prange
 
 from numbadense._engine.cpu.primitives import call_pass, rows_of
+from numbadense._engine.cpu.intrinsics import stand_alone
 from numbadense._engine.cpu.tile import row_at
 
 BLOCK = 8192  # elements that a thread takes at a time
 
 
-def make_elementwise(scalar):
+def make_elementwise(jit, scalar):
     """Return the pass ``y[i, j] = scalar(x[i, j])``.
 
     It has a loop for each case: in one loop over x and y, LLVM's test for overlap would find that they do in place,
-    and run it element by element.
+    and run it element by element.  Each loop is a function of its own, because the constants of both, hoisted out of
+    the loop over the rows, would not fit into the registers.
     """
+
+    def apart_row(source, target):
+        stand_alone()
+        for j in range(target.size):
+            target[j] = scalar(source[j])
+
+    def same_row(target):
+        stand_alone()
+        for j in range(target.size):
+            target[j] = scalar(target[j])
+
+    copy, change = jit(apart_row), jit(same_row)
 
     def elementwise(x, y, rows, columns, ld, apart):
         if ld == columns:
@@ -27,17 +41,14 @@ def make_elementwise(scalar):
         for i in range(rows):
             target = row_at(y, i * ld, columns)
             if apart:
-                source = row_at(x, i * ld, columns)
-                for j in range(target.size):
-                    target[j] = scalar(source[j])
+                copy(row_at(x, i * ld, columns), target)
             else:
-                for j in range(target.size):
-                    target[j] = scalar(target[j])
+                change(target)
 
     return elementwise
 
 
-def make_rowwise(function):
+def make_rowwise(jit, function):
     """Return the pass ``y[i] = x[i]; function(y[i])``: the function changes the row it is given."""
 
     def rowwise(x, y, rows, columns, ld, apart):
