@@ -37,7 +37,7 @@ from .scalar_math import (
     weighted_tail,
 )
 
-__all__ = ["REGISTRY", "Activation", "activation", "get", "names"]
+__all__ = ["HIGH", "REGISTRY", "Activation", "activation", "get", "names"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,6 +65,8 @@ class Activation:
         The largest error seen on the CPU, in units in the last place of the result, by dtype name.
     aliases : tuple of str
         Other names it answers to.
+    high : str or None
+        The name of its twin of high accuracy, which ``get(name, accuracy="high")`` returns.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Activation:
     lipschitz: float
     max_ulp: dict[str, float]
     aliases: tuple[str, ...]
+    high: str | None = None
 
     def __post_init__(self) -> None:
         """Take over the function's docstring."""
@@ -94,6 +97,9 @@ class Activation:
         return get, (self.name,)
 
 
+HIGH = 1.05
+"""The largest error of an activation of high accuracy, in units in the last place."""
+
 REGISTRY: dict[str, Activation] = {}
 """Every activation by its canonical name, in order of registration."""
 
@@ -105,13 +111,16 @@ def names() -> list[str]:
     return sorted(REGISTRY)
 
 
-def get(spec: Any) -> Activation:
+def get(spec: Any, accuracy: str | None = None) -> Activation:
     """Find an activation.
 
     Parameters
     ----------
     spec : None, str, Activation, or a public function such as ``numbadense.sigmoid``
         None means identity.
+    accuracy : "high", optional
+        Its twin of high accuracy, within 1.05 units in the last place on the CPU: itself if it is as good as that, and
+        slower by the factors that `docs/benchmarks` states if not.
 
     Returns
     -------
@@ -120,8 +129,30 @@ def get(spec: Any) -> Activation:
     Raises
     ------
     ActivationError
-        If nothing of that name is registered, or `spec` is something else.
+        If nothing of that name is registered, or `spec` is something else, or there is no twin.
+
+    Examples
+    --------
+    >>> from numbadense import activations
+    >>> activations.get("sigmoid", accuracy="high")
+    <activation sigmoid_high>
     """
+    found = _find(spec)
+    if accuracy is None:
+        return found
+    if accuracy != "high":
+        raise ActivationError(f'accuracy is {accuracy!r} but must be "high", or left out.')
+    if max(found.max_ulp.values(), default=math.inf) <= HIGH:
+        return found
+    if found.high is None:
+        twins = ", ".join(name for name, entry in REGISTRY.items() if entry.high)
+        raise ActivationError(
+            f"activation {found.name!r} has no twin of high accuracy: those that do are {twins}. Leave accuracy out."
+        )
+    return REGISTRY[found.high]
+
+
+def _find(spec: Any) -> Activation:
     if spec is None:
         return REGISTRY["identity"]
     if isinstance(spec, str):
@@ -154,6 +185,7 @@ def activation(
     max_ulp: dict[str, float] | None = None,
     aliases: tuple[str, ...] = (),
     rowwise: bool = False,
+    high: str | None = None,
 ) -> Any:
     r"""Register a function as an activation, the equal of the built-in ones.
 
@@ -177,6 +209,8 @@ def activation(
         Other names.
     rowwise : bool, optional
         Whether the function takes a row and changes it in place.
+    high : str, optional
+        The name of another activation, the same function of higher accuracy.
 
     Returns
     -------
@@ -208,6 +242,7 @@ def activation(
         "lipschitz": lipschitz,
         "max_ulp": dict(max_ulp or {}),
         "aliases": tuple(aliases),
+        "high": high,
     }
     if callable(name):
         return _register(name, name.__name__, facts)
@@ -324,10 +359,23 @@ def identity(x):
     lipschitz=0.25,
     max_ulp={"float32": 2.5, "float64": 2.5},
     aliases=("logistic", "expit"),
+    high="sigmoid_high",
 )
 def sigmoid(x):
     """Logistic function."""
     return logistic(x)
+
+
+@activation(
+    exact=lambda m, x: 1 / (1 + m.exp(-x)),
+    tex=r"\frac{1}{1 + e^{-x}}",
+    limits=(0.0, 1.0),
+    lipschitz=0.25,
+    max_ulp={"float32": 0.55, "float64": 0.55},
+)
+def sigmoid_high(x):
+    """Logistic function, nearly as it would be rounded from the exact value; slower."""
+    return logistic_high(x)
 
 
 @activation(
@@ -349,11 +397,25 @@ def relu(x):
     tex=r"\tanh x",
     limits=(-1.0, 1.0),
     lipschitz=1.0,
-    max_ulp={"float32": 3, "float64": 3},
+    max_ulp={"float32": 2.5, "float64": 2.5},
+    high="tanh_high",
 )
 def hyperbolic_tangent(x):
     """Hyperbolic tangent."""
     return tanh(x)
+
+
+@activation(
+    "tanh_high",
+    exact=lambda m, x: m.tanh(x),
+    tex=r"\tanh x",
+    limits=(-1.0, 1.0),
+    lipschitz=1.0,
+    max_ulp={"float32": 0.6, "float64": 0.6},
+)
+def hyperbolic_tangent_high(x):
+    """Hyperbolic tangent, nearly as it would be rounded from the exact value; slower."""
+    return tanh_high(x)
 
 
 @activation(
@@ -592,8 +654,9 @@ def mish(x):
     """Mish, x * tanh(softplus(x)).
 
     With ``w = e**x``, ``tanh(log(1 + w)) = w (1 - (w + w**2) / (2 + 2 w + w**2))``; on the right, with ``w = e**-x``, it
-    is ``1 - 2 w**2 / (1 + 2 w + 2 w**2)``.  What is subtracted stays below 0.4, and so do its errors.  Left of -1000
-    nothing remains, and infinity times zero is kept out.
+    is ``1 - 2 w**2 / (1 + 2 w + 2 w**2)``.  What is subtracted stays below 0.4, and so do its errors.  What rounding
+    takes from the first divisor is taken from its dividend too.  Left of -1000 nothing remains, right of 100 all of x,
+    and infinity times zero is kept out.
 
     References
     ----------
@@ -604,8 +667,11 @@ def mish(x):
     w = scaled_exp(T(1), -abs(y))
     base = scaled_exp(y, -abs(y)) if y < T(0) else y
     both = fma(w, w, w)
-    taken = both / (both + (w + T(2))) if y < T(0) else T(2) * w * w / fma(T(2), both, T(1))
-    return fma(-base, taken, base)
+    more = w + T(2)
+    total = more + both
+    lost = (w - (more - T(2))) + (both - (total - more))
+    taken = fma(lost * w, T(-0.43), both) / total if y < T(0) else T(2) * w * w / fma(T(2), both, T(1))
+    return x if x > T(100) else fma(-base, taken, base)
 
 
 @activation(

@@ -82,26 +82,24 @@ atanh_quotient = polynomial(
         *(0.07656217816761705, 0.07409118108008104),
     ),
 )
-# t ndtr(-t) = exp(-t**2 / 2) v q(v - CENTRE), v = t / (t + GATE_POLE), for t up to END
-GATE_POLE_32, GATE_POLE_64 = 2.5, 5.0
-CENTRE_32, CENTRE_64 = 0.25, 0.5
+# t ndtr(-t) = exp(-t**2 / 2) v (FIRST + y q(y)), y = v - CENTRE, v = t / (t + GATE_POLE), for t up to END
+GATE_POLE_32, GATE_POLE_64 = 2.5, 3.5
+CENTRE_32, CENTRE_64 = 0.25, 0.4375
+FIRST_32, FIRST_64 = 0.9544039964675903, 0.8202705199625061
 gate_tail = polynomial(
     (
-        *(0.9544039964675903, -1.1028873920440674, 0.38951972126960754, 0.26825493574142456, -0.106487937271595),
-        *(-0.14850841462612152, -0.025474803522229195, 0.06592071056365967, 0.1011829823255539, -0.08035483956336975),
+        *(-1.1028876304626465, 0.38952112197875977, 0.26826584339141846, -0.10653732717037201, -0.1486460566520691),
+        *(-0.024849088862538338, 0.06620219349861145, 0.09845508635044098, -0.07805836200714111),
     ),
     (
-        *(0.769193049750063, -1.3307650057801133, 1.981222463879908, -2.508265253370526),
-        *(2.6403258587257854, -2.2117964385904636, 1.330884275215486, -0.3831522272890419),
-        *(-0.20425456677805584, 0.2789883422032745, -0.06080072836879976, -0.10191464494515473),
-        *(0.06832596944839846, 0.032616376042534076, -0.045368202094294235, -0.011067166373197504),
-        *(0.02835654539808179, 0.005716358542970657, -0.017123220595237628, -0.005353462688920192),
-        *(0.00753086075966533, 0.004223507884787217),
+        *(-1.2999709373579478, 1.4417528789480294, -0.9889836251756418, 0.20241603167008868),
+        *(0.27751989713734876, -0.16676796007874262, -0.11110428464633676, 0.09096034926036116),
+        *(0.07242436533369392, -0.04218534206410817, -0.058971115656801035, 0.007658673761407863),
+        *(0.04553361311856971, 0.017171060038938122, -0.02552901463030949, -0.02989692307270357),
+        *(0.0013058127468842673, 0.027698454949838806, 0.017715371456293736, -0.014386593340328243),
+        *(-0.020994713292683334, 0.001585651727411602, 0.009607825716728705, 0.001912458205817189),
     ),
 )
-# The slope of v q(v), over t + GATE_POLE, within a tenth of its value at 0: (HEAVY q - LIGHT)**2
-HEAVY_32, HEAVY_64 = 1.0, 0.349
-LIGHT_32, LIGHT_64 = 0.543, 0.166
 # ndtr(-t) = exp(-t**2 / 2) w q(1 - 2 POLE w), w = 1 / (t + POLE), for t up to END, where it underflows
 POLE_32, POLE_64 = 3.5, 5.0
 END_32, END_64 = 14.5, 39.0
@@ -194,25 +192,24 @@ def scaled_logistic(a, x, dx):
     lost = fma(s, d, -total) + rest
     b = a * (p if left else s)
     r = fma(lost, pick(x, -1 / RAISED_32, -1 / RAISED_64), r if left else -r)
-    return a if x > T(100) else fma(b, d, b * r) / total
+    return a if x > T(100) else copysign(fma(b, d, b * r) / total, a)  # the sum of two zeros is +0
 
 
 def weighted_tail(t):
-    """``exp(-t**2 / 2) v q(v - CENTRE)`` with ``v = t / (t + GATE_POLE)``.
+    """``exp(-t**2 / 2) v (FIRST + y q(y))`` with ``v = t / (t + GATE_POLE)``, ``y = v - CENTRE``.
 
     What squaring t rounds away joins the reduced argument of the exponential, where it is not lost; at the end of the
-    range it would cost hundreds of ULP.  What v and its product with q round away joins the last sum but one: that of v
-    counts with the slope of v q(v).
+    range it would cost hundreds of ULP.  What the sum and its product with v round away joins the last sum but one.
     """
     T = type(t)
-    end, pole = pick(t, END_32, END_64), pick(t, GATE_POLE_32, GATE_POLE_64)
+    end, first = pick(t, END_32, END_64), pick(t, FIRST_32, FIRST_64)
     t = end if t > end else t
-    s = t + pole
-    v = t / s
-    q = gate_tail(v - pick(t, CENTRE_32, CENTRE_64))
-    a = v * q
-    root = fma(q, pick(t, HEAVY_32, HEAVY_64), pick(t, -LIGHT_32, -LIGHT_64))
-    lost = fma(fma(-v, t - (s - pole), fma(-v, s, t)), root * root, fma(v, q, -a))
+    v = t / (t + pick(t, GATE_POLE_32, GATE_POLE_64))
+    y = v - pick(t, CENTRE_32, CENTRE_64)
+    q = gate_tail(y)
+    factor = fma(q, y, first)
+    a = v * factor
+    lost = fma(v, fma(q, y, first - factor), fma(v, factor, -a))
     square = t * t
     shift = pick(t, SHIFT_32 + UP_32, SHIFT_64 + UP_64)
     shifted = fma(square, pick(t, -LOG2_E / 2, -LOG2_E / 2), shift)
