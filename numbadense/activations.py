@@ -332,8 +332,8 @@ _METHODS = (
 _Strict = type("_Strict", (float,), {name: _strict(name) for name in _METHODS})
 
 
-# Constants in two parts: the first is exact in float32, the second has all that either dtype can add.
-_SELU_RIGHT = 1.0507009873554805
+# Constants in two parts of one sign: the first is exact in float32, the second has all that either dtype can add.
+_SELU_RIGHT, _SELU_RIGHT_LOW = 1.0507009029388428, 8.441663771998183e-08
 _SELU_LEFT, _SELU_LEFT_LOW = 1.7580993175506592, 2.3296717680252718e-08
 _GELU_LINEAR, _GELU_LINEAR_LOW = 1.595703125, 6.599660573071176e-05  # 2 * sqrt(2 / pi)
 _GELU_CUBIC, _GELU_CUBIC_LOW = 0.07135481387376785, 2.3988323959931355e-09  # 0.044715 times that
@@ -472,7 +472,7 @@ def selu(x):
     """
     T = type(x)
     y = expm1(x)
-    return T(_SELU_RIGHT) * x if x > T(0) else fma(T(_SELU_LEFT), y, T(_SELU_LEFT_LOW) * y)
+    return fma(T(_SELU_RIGHT), x, T(_SELU_RIGHT_LOW) * x) if x > T(0) else fma(T(_SELU_LEFT), y, T(_SELU_LEFT_LOW) * y)
 
 
 def _selu_exact(m, x):
@@ -653,8 +653,8 @@ def hard_swish(x):
 def mish(x):
     """Mish, x * tanh(softplus(x)).
 
-    With ``w = e**x``, ``tanh(log(1 + w)) = w (1 - (w + w**2) / (2 + 2 w + w**2))``; on the right, with ``w = e**-x``, it
-    is ``1 - 2 w**2 / (1 + 2 w + 2 w**2)``.  What is subtracted stays below 0.4, and so do its errors.  What rounding
+    With ``w = e**x``, ``tanh(log(1 + w)) = w (1 - (w + w**2) / (2 + 2 w + w**2))``; on the right, with ``w = e**-x``,
+    it is ``1 - 2 w**2 / (1 + 2 w + 2 w**2)``.  What is subtracted stays below 0.4, and so do its errors.  What rounding
     takes from the first divisor is taken from its dividend too.  Left of -1000 nothing remains, right of 100 all of x,
     and infinity times zero is kept out.
 

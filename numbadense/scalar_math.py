@@ -59,23 +59,24 @@ def ndtr(x):
 
 
 def fma(a, b, c):
-    """a * b + c, rounded once: ``fma(a, b, -(a * b))`` is what the product a * b lost."""
+    """Return a * b + c, rounded once: ``fma(a, b, -(a * b))`` is what the product a * b lost."""
     T = type(c)
     with np.errstate(all="ignore"):
         if T is np.float32:
             return T(float(a) * float(b) + float(c))
-        rounded_twice = T(a * b + c)
-        if not (math.isfinite(a) and math.isfinite(b) and math.isfinite(c)):
-            return rounded_twice
+        if not (math.isfinite(a) and math.isfinite(b)):
+            return T(a * b + c)
+        if not math.isfinite(c):
+            return c
         exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
         try:
-            return T(float(exact)) if exact else rounded_twice
+            return T(float(exact)) if exact else T(a * b + c)
         except OverflowError:
-            return T(math.copysign(math.inf, exact))
+            return T(math.inf if exact > 0 else -math.inf)
 
 
 def scaled_exp(a, x):
-    """a * e**x, right even where e**x alone leaves the range."""
+    """Return a * e**x, right even where e**x alone leaves the range."""
     with np.errstate(all="ignore"):
         root = np.exp(float(x) / 2)
         return type(x)(float(a) * root * root)
@@ -87,12 +88,12 @@ def logistic(x):
 
 
 def logistic_high(x):
-    """The logistic function within 1.05 units in the last place, where the target can; slower."""
+    """1 / (1 + e**-x) within 1.05 units in the last place, where the target can; slower."""
     return _logistic(1.0, x, 0.0)
 
 
 def scaled_logistic(a, x, dx):
-    """a / (1 + e**-(x + dx)), for a dx that x would round away; right even where the fraction underflows."""
+    """Return a / (1 + e**-(x + dx)), for a dx far below x; right even where the fraction underflows."""
     return _logistic(float(a), x, float(dx))
 
 
@@ -101,8 +102,10 @@ def _logistic(a, x, dx):
     if x > 100:
         return T(a)
     with np.errstate(all="ignore"):
-        root = np.exp(-abs(x) / 2)
-        near = root * (1 + (dx if x < 0 else -dx))
+        y = x + dx
+        lost = dx - (y - x)
+        root = np.exp(-abs(y) / 2)
+        near = root * (1 + (lost if x < 0 else -lost))
         return T((a * root * near if x < 0 else a) / (1 + root * near))
 
 
@@ -112,7 +115,7 @@ def tanh_high(x):
 
 
 def weighted_tail(t):
-    """t * ndtr(-t), for t >= 0, right even where the tail alone underflows."""
+    """Return t * ndtr(-t), for t >= 0, right even where the tail alone underflows."""
     h = min(float(t), 60.0)
     return type(t)(h * (0.5 * math.erfc(h * math.sqrt(0.5))))
 

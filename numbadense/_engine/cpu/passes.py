@@ -7,8 +7,8 @@ time.
 
 from numba import prange
 
-from numbadense._engine.cpu.primitives import call_pass, rows_of
 from numbadense._engine.cpu.intrinsics import stand_alone
+from numbadense._engine.cpu.primitives import call_pass, rows_of
 from numbadense._engine.cpu.tile import row_at
 
 BLOCK = 8192  # elements that a thread takes at a time

@@ -56,7 +56,13 @@ half_quotient = polynomial(
 )
 # r coth(r / 2) = 2 + z q(z), z = r**2: then exp(r) = (d + r) / (d - r) with d = r coth(r / 2)
 COTH_32 = (0.16666619076980865, -0.00276589155469209)
-COTH_64 = (0.16666666666666616, -0.0027777777777051, 6.613756317788561e-05, -1.6533889306623268e-06, 4.137450262521129e-08)
+COTH_64 = (
+    0.16666666666666616,
+    -0.0027777777777051,
+    6.613756317788561e-05,
+    -1.6533889306623268e-06,
+    4.137450262521129e-08,
+)
 coth_quotient = polynomial(COTH_32, COTH_64)
 # h coth(h) = 1 + z q(z), z = h**2
 half_coth_quotient = polynomial(
@@ -295,8 +301,8 @@ def expm1(x):
 def tanh(x):
     """``(d (1 - p) + h (1 + p)) / (d (1 + p) + h (1 - p))`` with the sign of x.
 
-    ``exp(-2 |x|) = p exp(-2 h)`` with ``p = 2**n``, and ``exp(-2 h) = (d - h) / (d + h)`` for ``d = h coth(h)``.  Near 0
-    p is 1 and this is ``h / d``: no digit is lost.
+    ``exp(-2 |x|) = p exp(-2 h)`` with ``p = 2**n``, and ``exp(-2 h) = (d - h) / (d + h)`` for ``d = h coth(h)``.  Near
+    0, p is 1 and this is ``h / d``: no digit is lost.
     """
     T = type(x)
     t = abs(x)

@@ -5,10 +5,15 @@ Each is a function of libdevice, in the argument's own type: nothing here turns 
 
 import math
 
-from numbadense.scalar_math import bind
+from numbadense.scalar_math import bind, exp, fma
 
 ROOT_HALF = 0.7071067811865476
 EXP_41 = 1.5628821893349888e-18  # exp(-41); of the exp(-n), n an integer, one that float32 holds almost exactly
+
+
+def erfcx(x):
+    """Return e**(x**2) erfc(x); `vocabulary` binds the function of libdevice."""
+    return math.exp(x * x) * math.erfc(x)
 
 
 def vocabulary(jit) -> dict:
@@ -38,9 +43,11 @@ def logistic(x):
 
 
 def scaled_logistic(a, x, dx):
-    """As in logistic; dx enters by ``exp(d) = 1 + d``."""
+    """As in logistic; what the sum of x and dx rounds away enters by ``exp(d) = 1 + d``."""
     T = type(x)
-    t, d = abs(x), dx if x < T(0) else -dx
+    y = x + dx
+    lost = dx - (y - x)
+    t, d = abs(y), lost if x < T(0) else -lost
     e = exp(-t)
     result = (scaled_exp(fma(a, d, a), -t) if x < T(0) else a) / (T(1) + fma(e, d, e))
     return a if x > T(100) else result
