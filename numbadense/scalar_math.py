@@ -101,6 +101,7 @@ def _logistic(a, x, dx):
     T, x = type(x), float(x)
     if x > 100:
         return T(a)
+    x = -1000.0 if x < -1000 else x  # e**-1000 is 0, and what an infinity lost would be NaN
     with np.errstate(all="ignore"):
         y = x + dx
         lost = dx - (y - x)

@@ -18,10 +18,8 @@ def erfcx(x):
 
 def vocabulary(jit) -> dict:
     """Return the words by name; `jit` compiles those that are written in the others."""
-    from numba import cuda
-
     found = {"exp": math.exp, "expm1": math.expm1, "log1p": math.log1p, "tanh": math.tanh, "tanh_high": math.tanh}
-    found |= {"ndtr": _libdevice("normcdf"), "fma": cuda.fma}
+    found |= {"ndtr": _libdevice("normcdf"), "fma": _fma()}
     helpers = found | {"erfcx": _libdevice("erfcx")}
     for function in (scaled_exp, logistic, scaled_logistic, weighted_tail):
         found[function.__name__] = helpers[function.__name__] = jit(bind(function, helpers))
@@ -45,6 +43,7 @@ def logistic(x):
 def scaled_logistic(a, x, dx):
     """As in logistic; what the sum of x and dx rounds away enters by ``exp(d) = 1 + d``."""
     T = type(x)
+    x = T(-1000) if x < T(-1000) else x
     y = x + dx
     lost = dx - (y - x)
     t, d = abs(y), lost if x < T(0) else -lost
@@ -60,6 +59,17 @@ def weighted_tail(t):
     square = t * t
     a = T(0.5) * t * erfcx(t * T(ROOT_HALF))
     return scaled_exp(fma(a, T(-0.5) * fma(t, t, -square), a), T(-0.5) * square)
+
+
+def _fma():
+    """Return the fused multiply-add of either type."""
+    from numba.cuda.extending import intrinsic
+
+    @intrinsic
+    def fma(typing_context, a, b, c):
+        return c(a, b, c), lambda context, builder, signature, arguments: builder.fma(*arguments)
+
+    return fma
 
 
 def _libdevice(name):
