@@ -144,7 +144,7 @@ def gated_tail(degree, pole, centre, end, dtype, heavier, rounded, points=GRID, 
     if kept is None:
         return coefficients, error
     coefficients = [mp.mpf(dtype(float(c)).item()) for c in coefficients[:kept]]
-    grid = [low + (high - low) * (1 - mp.cos(mp.pi * k / 300)) / 2 for k in range(301)]
+    grid = [low - aside + (high - low) * (1 - mp.cos(mp.pi * k / 300)) / 2 for k in range(301)]
     matrix = mp.matrix(len(grid), degree + 1 - kept)
     right = mp.matrix(len(grid), 1)
     for i, y in enumerate(grid):

@@ -55,7 +55,7 @@ half_quotient = polynomial(
     *([c / (-2.0) ** (i + 2) for i, c in enumerate(coefficients)] for coefficients in (EXP_32, EXP_64))
 )
 # r coth(r / 2) = 2 + z q(z), z = r**2: then exp(r) = (d + r) / (d - r) with d = r coth(r / 2)
-COTH_32 = (0.16666619076980865, -0.00276589155469209)
+COTH_32 = (0.1666661947965622, -0.00276589160785079)
 COTH_64 = (
     0.16666666666666616,
     -0.0027777777777051,
