@@ -39,11 +39,13 @@ _WHERE = {
     "save": "io",
     "selu": "functional",
     "sigmoid": "functional",
+    "sigmoid_high": "functional",
     "silu": "functional",
     "softmax": "functional",
     "softplus": "functional",
     "softsign": "functional",
     "tanh": "functional",
+    "tanh_high": "functional",
 }
 _MODULES = ("activations", "cli", "cuda", "errors", "functional", "io", "jit", "model", "scalar_math", "testing")
 
@@ -84,11 +86,13 @@ __all__ = [
     "scalar_math",
     "selu",
     "sigmoid",
+    "sigmoid_high",
     "silu",
     "softmax",
     "softplus",
     "softsign",
     "tanh",
+    "tanh_high",
     "testing",
 ]
 
@@ -142,8 +146,10 @@ if TYPE_CHECKING:
     relu: ActivationFunction
     selu: ActivationFunction
     sigmoid: ActivationFunction
+    sigmoid_high: ActivationFunction
     silu: ActivationFunction
     softmax: ActivationFunction
     softplus: ActivationFunction
     softsign: ActivationFunction
     tanh: ActivationFunction
+    tanh_high: ActivationFunction

@@ -119,8 +119,8 @@ def get(spec: Any, accuracy: str | None = None) -> Activation:
     spec : None, str, Activation, or a public function such as ``numbadense.sigmoid``
         None means identity.
     accuracy : "high", optional
-        Its twin of high accuracy, within 1.05 units in the last place on the CPU: itself if it is as good as that, and
-        slower by the factors that `docs/benchmarks` states if not.
+        Its twin of high accuracy, within 1.05 units in the last place on a CPU with FMA, at two to three times the
+        time; itself if it is as good as that.
 
     Returns
     -------
