@@ -4,7 +4,7 @@ All rest on one reduction, ``x = n log(2) + r`` with n an integer and ``|r| <= l
 coefficients, float32 first, ``benchmarks/fit_polynomials.py`` fits and prints.
 
 The functions here are plain Python over the names of :mod:`.intrinsics`; :func:`words` compiles them.  A host without
-FMA hardware gets the same accuracy but for ndtr, whose tail then loses up to nine bits.
+FMA hardware loses what they recover of products: some ULP, and up to eleven bits in the tails of the normal law.
 """
 
 import llvmlite.binding as llvm
