@@ -41,12 +41,14 @@ _WHERE = {
     "save": "io",
     "selu": "functional",
     "sigmoid": "functional",
+    "sigmoid_high": "functional",
     "silu": "functional",
     "softmax": "functional",
     "softplus": "functional",
     "softsign": "functional",
     "stack": "population",
     "tanh": "functional",
+    "tanh_high": "functional",
 }
 _MODULES = (
     "activations",
@@ -101,12 +103,14 @@ __all__ = [
     "scalar_math",
     "selu",
     "sigmoid",
+    "sigmoid_high",
     "silu",
     "softmax",
     "softplus",
     "softsign",
     "stack",
     "tanh",
+    "tanh_high",
     "testing",
 ]
 
@@ -162,8 +166,10 @@ if TYPE_CHECKING:
     relu: ActivationFunction
     selu: ActivationFunction
     sigmoid: ActivationFunction
+    sigmoid_high: ActivationFunction
     silu: ActivationFunction
     softmax: ActivationFunction
     softplus: ActivationFunction
     softsign: ActivationFunction
     tanh: ActivationFunction
+    tanh_high: ActivationFunction

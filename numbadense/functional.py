@@ -6,6 +6,7 @@ Besides :func:`dense`, every registered activation is a function of this module,
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numbadense import activations
@@ -23,7 +24,12 @@ class ActivationFunction(Protocol):
     activation: activations.Activation
 
     def __call__(
-        self, x: ArrayLike, out: NDArray[Any] | None = None, *, threads: int | None = None
+        self,
+        x: ArrayLike,
+        out: NDArray[Any] | None = None,
+        *,
+        threads: int | None = None,
+        accuracy: str | None = None,
     ) -> NDArray[Any]: ...
 
 
@@ -113,7 +119,17 @@ def _over_arrays(entry: activations.Activation) -> ActivationFunction:
     """Return the activation as a function of arrays."""
     direct, call = run.bind_activation(entry)
 
-    def function(x: ArrayLike, out: NDArray[Any] | None = None, *, threads: int | None = None) -> NDArray[Any]:
+    def function(
+        x: ArrayLike,
+        out: NDArray[Any] | None = None,
+        *,
+        threads: int | None = None,
+        accuracy: str | None = None,
+    ) -> NDArray[Any]:
+        if accuracy is not None:
+            chosen = activations.get(entry, accuracy)
+            if chosen is not entry:
+                return _of(chosen)(x, out, threads=threads)
         if threads is None and direct(x, out):
             return out  # type: ignore[return-value]
         return call(x, out, threads)
@@ -134,6 +150,11 @@ def _docstring(entry: activations.Activation) -> str:
     ulp = entry.max_ulp
     accuracy = ", ".join(f"{value:g} ULP in {dtype}" for dtype, value in ulp.items())
     notes = f"\n    The largest error seen is {accuracy}.\n" if accuracy else ""
+    high = f"Within {activations.HIGH:g} ULP, as `{entry.high}` is; slower." if entry.high else "Nothing changes."
+    good = max(ulp.values(), default=math.inf) <= activations.HIGH
+    without = "" if entry.high or good else ', or "high": there is no such variant'
+    if without:
+        high = "Not to be had for this activation."
     names = f"\n    Other names: {', '.join(entry.aliases)}.\n" if entry.aliases else ""
     return f"""{summary}
 {rest.rstrip()}
@@ -146,6 +167,8 @@ def _docstring(entry: activations.Activation) -> str:
         Where to write the result; `x` itself will do.
     threads : int, optional
         The most threads to use; by default as many as pay for the amount of work.
+    accuracy : "high", optional
+        {high}
 
     Returns
     -------
@@ -157,7 +180,9 @@ def _docstring(entry: activations.Activation) -> str:
     DTypeError
         If `x` is complex, an object, a string or a masked array.
     OutputError
-        If `out` cannot take the result.{raises}
+        If `out` cannot take the result.
+    ActivationError
+        If `accuracy` is something else{without}.{raises}
 
     Notes
     -----{formula}{notes}{names}
@@ -169,6 +194,10 @@ def __getattr__(name: str) -> ActivationFunction:
     entry = activations.REGISTRY.get(name)
     if entry is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _of(entry)
+
+
+def _of(entry: activations.Activation) -> ActivationFunction:
     if entry not in _functions:
         _functions[entry] = _over_arrays(entry)
     return _functions[entry]

@@ -6,10 +6,26 @@ in double precision.  A compiled target swaps the words for its own with :func:`
 
 import math
 import types
+from fractions import Fraction
 
 import numpy as np
 
-__all__ = ["WORDS", "bind", "exp", "expm1", "log1p", "ndtr", "tanh"]
+__all__ = [
+    "WORDS",
+    "bind",
+    "exp",
+    "expm1",
+    "fma",
+    "log1p",
+    "logistic",
+    "logistic_high",
+    "ndtr",
+    "scaled_exp",
+    "scaled_logistic",
+    "tanh",
+    "tanh_high",
+    "weighted_tail",
+]
 
 
 def exp(x):
@@ -42,7 +58,73 @@ def ndtr(x):
         return type(x)(0.5 * math.erfc(float(x) * -math.sqrt(0.5)))
 
 
-WORDS = (exp, expm1, log1p, tanh, ndtr)
+def fma(a, b, c):
+    """Return a * b + c, rounded once: ``fma(a, b, -(a * b))`` is what the product a * b lost."""
+    T = type(c)
+    with np.errstate(all="ignore"):
+        if T is np.float32:
+            return T(float(a) * float(b) + float(c))
+        if not (math.isfinite(a) and math.isfinite(b)):
+            return T(a * b + c)
+        if not math.isfinite(c):
+            return c
+        exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+        try:
+            return T(float(exact)) if exact else T(a * b + c)
+        except OverflowError:
+            return T(math.inf if exact > 0 else -math.inf)
+
+
+def scaled_exp(a, x):
+    """Return a * e**x, right even where e**x alone leaves the range."""
+    with np.errstate(all="ignore"):
+        root = np.exp(float(x) / 2)
+        return type(x)(float(a) * root * root)
+
+
+def logistic(x):
+    """1 / (1 + e**-x), with all digits of the left tail."""
+    return _logistic(1.0, x, 0.0)
+
+
+def logistic_high(x):
+    """1 / (1 + e**-x) within 1.05 units in the last place, where the target can; slower."""
+    return _logistic(1.0, x, 0.0)
+
+
+def scaled_logistic(a, x, dx):
+    """Return a / (1 + e**-(x + dx)), for a dx far below x; right even where the fraction underflows."""
+    return _logistic(float(a), x, float(dx))
+
+
+def _logistic(a, x, dx):
+    T, x = type(x), float(x)
+    if x > 100:
+        return T(a)
+    x = -1000.0 if x < -1000 else x  # e**-1000 is 0, and what an infinity lost would be NaN
+    with np.errstate(all="ignore"):
+        y = x + dx
+        lost = dx - (y - x)
+        root = np.exp(-abs(y) / 2)
+        near = root * (1 + (lost if x < 0 else -lost))
+        return T((a * root * near if x < 0 else a) / (1 + root * near))
+
+
+def tanh_high(x):
+    """Hyperbolic tangent within 1.05 units in the last place, where the target can; slower."""
+    return tanh(x)
+
+
+def weighted_tail(t):
+    """Return t * ndtr(-t), for t >= 0, right even where the tail alone underflows."""
+    h = min(float(t), 60.0)
+    return type(t)(h * (0.5 * math.erfc(h * math.sqrt(0.5))))
+
+
+WORDS = (
+    *(exp, expm1, log1p, tanh, ndtr, fma, scaled_exp, logistic, logistic_high, scaled_logistic, tanh_high),
+    weighted_tail,
+)
 
 
 def bind(fn, words):

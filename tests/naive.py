@@ -61,8 +61,10 @@ def log_softmax(row):
 ACTIVATIONS = {
     "identity": lambda z: z,
     "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "sigmoid_high": lambda z: 1 / (1 + np.exp(-z)),
     "relu": lambda z: type(z)(0) if z < 0 else z,
     "tanh": np.tanh,
+    "tanh_high": np.tanh,
     "leaky_relu": lambda z: z if z > 0 else z / 100,
     "elu": lambda z: z if z > 0 else np.expm1(z),
     "selu": selu,

@@ -283,7 +283,7 @@ def _pass(activation, dtype):
         exp, log1p = (inline(words()[word].py_func, "staged") for word in ("exp", "log1p"))
         return staged(jit, inline, TABLE[machine.host().isa].lanes(dtype.itemsize), exp, log1p)
     make = passes.make_rowwise if activation.rowwise else passes.make_elementwise
-    return make(scalar(activation))
+    return make(lambda loop: jit(loop, _identity(activation)), scalar(activation))
 
 
 @_once

@@ -82,6 +82,17 @@ def pick(typing_context, x, single, double):
 
 
 @intrinsic
+def stand_alone(typing_context):
+    """Keep the function that calls this from being inlined."""
+
+    def generate(context, builder, signature, values):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
 def power(typing_context, shifted):
     """Return ``2**n`` of a shifted n, for a normal result."""
     if shifted not in LAYOUTS:
@@ -157,8 +168,8 @@ def scale_by_bits(typing_context, x, shifted):
 def polynomial(single, double):
     """Return the intrinsic ``c[0] + c[1] x + c[2] x**2 + ...`` with coefficients per dtype.
 
-    Estrin's scheme: neighbours pair up, ``c[i] + c[i + 1] x``, then the pairs with ``x**2``, and so on; for n
-    coefficients the longest chain is log2(n) fused multiply-adds where Horner's is n.
+    Horner's scheme, a fused multiply-add each.  Estrin's has a shorter chain but needs the powers of x, and in a loop
+    over vectors the instructions count, not their latency: the processor works on several vectors at a time.
     """
 
     @intrinsic
@@ -170,13 +181,10 @@ def polynomial(single, double):
 
         def generate(context, builder, signature, values):
             base = values[0]
-            terms = [ir.Constant(base.type, c) for c in coefficients]
-            while len(terms) > 1:
-                pairs = zip(terms[::2], terms[1::2], strict=False)
-                joined = [_call(builder, fused, [odd, base, even]) for even, odd in pairs]
-                terms = joined + terms[len(joined) * 2 :]
-                base = builder.fmul(base, base)
-            return terms[0]
+            *lower, total = [ir.Constant(base.type, c) for c in coefficients]
+            for term in reversed(lower):
+                total = _call(builder, fused, [total, base, term])
+            return total
 
         return x(x), generate
 

@@ -7,6 +7,7 @@ time.
 
 from numba import prange
 
+from numbadense._engine.cpu.intrinsics import stand_alone
 from numbadense._engine.cpu.primitives import (
     address_of,
     call_pass,
@@ -24,12 +25,25 @@ STREAMED = 512  # elements computed in the first-level cache before they go to m
 LINE = 64  # bytes that a streaming store should fill
 
 
-def make_elementwise(scalar):
+def make_elementwise(jit, scalar):
     """Return the pass ``y[i, j] = scalar(x[i, j])``.
 
     It has a loop for each case: in one loop over x and y, LLVM's test for overlap would find that they do in place,
-    and run it element by element.
+    and run it element by element.  Each loop is a function of its own, because the constants of both, hoisted out of
+    the loop over the rows, would not fit into the registers.
     """
+
+    def apart_row(source, target):
+        stand_alone()
+        for j in range(target.size):
+            target[j] = scalar(source[j])
+
+    def same_row(target):
+        stand_alone()
+        for j in range(target.size):
+            target[j] = scalar(target[j])
+
+    copy, change = jit(apart_row), jit(same_row)
 
     def elementwise(x, y, rows, columns, ld, apart):
         if ld == columns:
@@ -38,17 +52,14 @@ def make_elementwise(scalar):
         for i in range(rows):
             target = row_at(y, i * ld, columns)
             if apart:
-                source = row_at(x, i * ld, columns)
-                for j in range(target.size):
-                    target[j] = scalar(source[j])
+                copy(row_at(x, i * ld, columns), target)
             else:
-                for j in range(target.size):
-                    target[j] = scalar(target[j])
+                change(target)
 
     return elementwise
 
 
-def make_rowwise(function):
+def make_rowwise(jit, function):
     """Return the pass ``y[i] = x[i]; function(y[i])``: the function changes the row it is given."""
 
     def rowwise(x, y, rows, columns, ld, apart):

@@ -17,6 +17,7 @@ rows are one long loop.  A row that is longer than the buffer goes through the s
 The order of a sum depends on n alone, and everything else on the element alone: the bits of a row depend on that row.
 """
 
+from numbadense._engine.cpu.intrinsics import stand_alone
 from numbadense._engine.cpu.tile import row_at
 from numbadense._engine.cpu.vectors import (
     fold_larger,
@@ -27,7 +28,6 @@ from numbadense._engine.cpu.vectors import (
     load,
     minus,
     noughts,
-    outlined,
     plus,
     put,
     stack,
@@ -103,7 +103,7 @@ def make_softmax(jit, inline, lanes, exp, log1p):
     center, add, scale, _ = make_steps(inline, lanes)
 
     def powers(x, i, n):
-        outlined()
+        stand_alone()
         row = row_at(x, i, n)
         for j in range(row.size):
             row[j] = exp(row[j])
@@ -139,14 +139,14 @@ def make_log_softmax(jit, inline, lanes, exp, log1p):
     center, add, _, lower = make_steps(inline, lanes)
 
     def powers_below(x, i, n, y):
-        outlined()
+        stand_alone()
         source, target = row_at(x, i, n), row_at(y, 0, n)
         for j in range(n):
             zero = type(source[j])(0)
             target[j] = zero if source[j] == zero else exp(source[j])
 
     def logarithms(x, n):
-        outlined()
+        stand_alone()
         row = row_at(x, 0, n)
         for j in range(row.size):
             row[j] = log1p(row[j])

@@ -252,14 +252,3 @@ def stack(typing_context, like, size):
         return builder.bitcast(place, context.get_value_type(pointer))
 
     return pointer(like, size), codegen
-
-
-@intrinsic
-def outlined(typing_context):
-    """Keep the function that says so out of its callers, whose other loops would leave its constants no registers."""
-
-    def codegen(context, builder, signature, args):
-        builder.function.attributes.add("noinline")
-        return context.get_dummy_value()
-
-    return types.void(), codegen

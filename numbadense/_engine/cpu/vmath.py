@@ -4,7 +4,7 @@ All rest on one reduction, ``x = n log(2) + r`` with n an integer and ``|r| <= l
 coefficients, float32 first, ``benchmarks/fit_polynomials.py`` fits and prints.
 
 The functions here are plain Python over the names of :mod:`.intrinsics`; :func:`words` compiles them.  A host without
-FMA hardware gets the same accuracy but for ndtr, whose tail then loses up to nine bits.
+FMA hardware loses what they recover of products: some ULP, and up to eleven bits in the tails of the normal law.
 """
 
 import llvmlite.binding as llvm
@@ -33,18 +33,40 @@ LN2_HIGH_64, LN2_LOW_64 = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 # Arguments beyond which exp is 0 or infinity in any rounding.
 LEAST_32, MOST_32 = -104.0, 88.8
 LEAST_64, MOST_64 = -746.0, 709.8
+# What is held back from a power of two that may leave the normal numbers: 2**UP.
+UP_32, UP_64 = 64, 512
+RAISED_32, RAISED_64 = 2.0**UP_32, 2.0**UP_64
+WIDE_32, WIDE_64 = 170.0, 1400.0  # any number times exp(-WIDE) is 0, any but 0 times exp(WIDE) infinite
+FAR_32, FAR_64 = 120.0, 780.0  # x exp(x) is below the subnormal numbers
 INFINITY, NAN = float("inf"), float("nan")
 
 scale = scale_by_bits  # `words` binds the native one where there is one
 
 # exp(r) = 1 + r + r**2 q(r)
-exp_quotient = polynomial(
-    (0.4999999403953552, 0.1666652113199234, 0.04166838899254799, 0.00836874544620514, 0.0013814544072374701),
-    (
-        *(0.500000000000001, 0.16666666666666674, 0.041666666666521524, 0.008333333333322172, 0.0013888888947962543),
-        *(0.00019841269886699926, 2.4801487165838708e-05, 2.755724221351069e-06, 2.7632716110097873e-07),
-        *(2.511009630403349e-08,),
-    ),
+EXP_32 = (0.4999999403953552, 0.1666652113199234, 0.04166838899254799, 0.00836874544620514, 0.0013814544072374701)
+EXP_64 = (
+    *(0.500000000000001, 0.16666666666666674, 0.041666666666521524, 0.008333333333322172, 0.0013888888947962543),
+    *(0.00019841269886699926, 2.4801487165838708e-05, 2.755724221351069e-06, 2.7632716110097873e-07),
+    *(2.511009630403349e-08,),
+)
+exp_quotient = polynomial(EXP_32, EXP_64)
+# exp(-s / 2) = 1 - s / 2 + s**2 q(-s / 2) / 4
+half_quotient = polynomial(
+    *([c / (-2.0) ** (i + 2) for i, c in enumerate(coefficients)] for coefficients in (EXP_32, EXP_64))
+)
+# r coth(r / 2) = 2 + z q(z), z = r**2: then exp(r) = (d + r) / (d - r) with d = r coth(r / 2)
+COTH_32 = (0.1666661947965622, -0.00276589160785079)
+COTH_64 = (
+    0.16666666666666616,
+    -0.0027777777777051,
+    6.613756317788561e-05,
+    -1.6533889306623268e-06,
+    4.137450262521129e-08,
+)
+coth_quotient = polynomial(COTH_32, COTH_64)
+# h coth(h) = 1 + z q(z), z = h**2
+half_coth_quotient = polynomial(
+    *([2.0 * 4.0**i * c for i, c in enumerate(coefficients)] for coefficients in (COTH_32, COTH_64))
 )
 # expm1(r) = r + r**2 q(r), relative to expm1
 expm1_quotient = polynomial(
@@ -64,6 +86,24 @@ atanh_quotient = polynomial(
     (
         *(0.33333333333333554, 0.19999999999752874, 0.14285714366569854, 0.11111099316515054, 0.09091798972415394),
         *(0.07656217816761705, 0.07409118108008104),
+    ),
+)
+# t ndtr(-t) = exp(-t**2 / 2) v (FIRST + y q(y)), y = v - CENTRE, v = t / (t + GATE_POLE), for t up to END
+GATE_POLE_32, GATE_POLE_64 = 2.5, 3.5
+CENTRE_32, CENTRE_64 = 0.25, 0.4375
+FIRST_32, FIRST_64 = 0.9544039964675903, 0.8202705199625061
+gate_tail = polynomial(
+    (
+        *(-1.1028876304626465, 0.38952112197875977, 0.26826584339141846, -0.10653732717037201, -0.1486460566520691),
+        *(-0.024849088862538338, 0.06620219349861145, 0.09845508635044098, -0.07805836200714111),
+    ),
+    (
+        *(-1.2999709373579478, 1.4417528789480294, -0.9889836251756418, 0.2024160316704579),
+        *(0.2775198971372323, -0.16676796012805942, -0.11110428459106485, 0.09096035185760243),
+        *(0.07242436146307131, -0.042185414144162256, -0.05897099279541476, 0.007659855112882025),
+        *(0.04553142046528998, 0.017159069343093473, -0.02550518535457959, -0.02982120151243693),
+        *(0.0011445400981754496, 0.02741361082540816, 0.018379891878715256, -0.013834229876376848),
+        *(-0.022521729420162204, 0.0013122940203740415, 0.011109070511429384, 0.0014713744249281358),
     ),
 )
 # ndtr(-t) = exp(-t**2 / 2) w q(1 - 2 POLE w), w = 1 / (t + POLE), for t up to END, where it underflows
@@ -95,6 +135,15 @@ def reduce(x):
     return shifted, fma(n, -pick(x, LN2_LOW_32, LN2_LOW_64), r)
 
 
+def reduce_raised(t):
+    """Return (shifted n + UP, r) with ``-t = n log(2) + r``; expects t between 0 and -LEAST."""
+    shift = pick(t, SHIFT_32 + UP_32, SHIFT_64 + UP_64)
+    shifted = fma(t, -pick(t, LOG2_E, LOG2_E), shift)
+    n = shifted - shift
+    r = fma(n, -pick(t, LN2_HIGH_32, LN2_HIGH_64), -t)
+    return shifted, fma(n, -pick(t, LN2_LOW_32, LN2_LOW_64), r)
+
+
 def exp(x):
     """``2**n exp(r)``.  The clamps let NaN pass, and end in 0 and infinity."""
     T = type(x)
@@ -102,7 +151,140 @@ def exp(x):
     x = least if x < least else x
     x = most if x > most else x
     shifted, r = reduce(x)
-    return scale(fma(r * r, exp_quotient(r), r) + T(1), shifted)
+    return scale(fma(r, fma(r, exp_quotient(r), T(1)), T(1)), shifted)
+
+
+def scaled_exp(a, x):
+    """``2**n (a + a r (1 + r q(r)))``: the product with a is rounded with the last sum, and scaled last."""
+    T = type(x)
+    most = pick(x, WIDE_32, WIDE_64)
+    x = -most if x < -most else x
+    x = most if x > most else x
+    shifted, r = reduce(x)
+    return scale(fma(a * r, fma(r, exp_quotient(r), T(1)), a), shifted)
+
+
+def logistic(x):
+    """``p (d + r) / (s (d - r) + p (d + r))`` on the left, ``s (d - r)`` over the same on the right.
+
+    ``exp(-|x|) = 2**n exp(r)``, and ``exp(r) = (d + r) / (d - r)`` shares its division with that of the logistic
+    function.  ``p = 2**n s`` with so large an s that p never leaves the normal numbers: the quotient alone does.
+    """
+    T = type(x)
+    left = x < T(0)
+    t, end, s = abs(x), -pick(x, LEAST_32, LEAST_64), pick(x, RAISED_32, RAISED_64)
+    shifted, r = reduce_raised(end if t > end else t)
+    p = power(shifted)
+    d = fma(r * r, coth_quotient(r * r), T(2))
+    total = fma(d, s + p, r * (p - s))
+    return (p if left else s) * (d + (r if left else -r)) / total
+
+
+def scaled_logistic(a, x, dx):
+    """As in logistic, with a in the dividend and dx in the reduced argument.
+
+    What rounding takes from the divisor is taken from the dividend too, through the smaller of its two terms.  Beyond
+    100, where the scaling could overflow, the result is a.
+    """
+    T = type(x)
+    left = x < T(0)
+    t, end, s = abs(x), pick(x, FAR_32, FAR_64), pick(x, RAISED_32, RAISED_64)
+    shifted, r = reduce_raised(end if t > end else t)
+    r = r + (dx if left else -dx)
+    p = power(shifted)
+    d = fma(r * r, coth_quotient(r * r), T(2))
+    rest = fma(p, d + r, -s * r)
+    total = fma(s, d, rest)
+    lost = fma(s, d, -total) + rest
+    b = a * (p if left else s)
+    r = fma(lost, pick(x, -1 / RAISED_32, -1 / RAISED_64), r if left else -r)
+    return a if x > T(100) else copysign(fma(b, d, b * r) / total, a)  # the sum of two zeros is +0
+
+
+def weighted_tail(t):
+    """``exp(-t**2 / 2) v (FIRST + y q(y))`` with ``v = t / (t + GATE_POLE)``, ``y = v - CENTRE``.
+
+    What squaring t rounds away joins the reduced argument of the exponential, where it is not lost; at the end of the
+    range it would cost hundreds of ULP.  What the sum and its product with v round away joins the last sum but one,
+    and in float64 what the division does, times the slope of the result.
+    """
+    T = type(t)
+    end, first = pick(t, END_32, END_64), pick(t, FIRST_32, FIRST_64)
+    t = end if t > end else t
+    s = t + pick(t, GATE_POLE_32, GATE_POLE_64)
+    v = t / s
+    y = v - pick(t, CENTRE_32, CENTRE_64)
+    q = gate_tail(y)
+    factor = fma(q, y, first)
+    a = v * factor
+    lost = fma(v, fma(q, y, first - factor), fma(v, factor, -a))
+    if pick(t, 0.0, 1.0) > T(0):  # float64 has less to spare, and the time
+        rest = (T(1) - v) * (T(1) - v)
+        lost = fma(fma(-v, s, t), T(0.5) * rest * rest, lost)
+    square = t * t
+    shift = pick(t, SHIFT_32 + UP_32, SHIFT_64 + UP_64)
+    shifted = fma(square, pick(t, -LOG2_E / 2, -LOG2_E / 2), shift)
+    n = shifted - shift
+    r = fma(n, pick(t, 2 * LN2_HIGH_32, 2 * LN2_HIGH_64), square)
+    r = r + fma(n, pick(t, 2 * LN2_LOW_32, 2 * LN2_LOW_64), fma(t, t, -square))
+    scaled = (a + fma(a * r, fma(r, half_quotient(r), T(-0.5)), lost)) * power(shifted)
+    return scaled * pick(t, 1 / RAISED_32, 1 / RAISED_64)
+
+
+def two_words(x, n):
+    """Return d + r and d - r of ``r = x - n log(2)``, where x has lost ``n LN2_HIGH`` already, each in two words."""
+    T = type(x)
+    low = pick(x, LN2_LOW_32, LN2_LOW_64)
+    r = fma(n, -low, x)
+    r_low = fma(n, -low, x - r)
+    z = r * r
+    w = z * coth_quotient(z)
+    d = T(2) + w
+    d_low = w - (d - T(2))
+    plus, minus = d + r, d - r
+    return plus, (r - (plus - d)) + (d_low + r_low), minus, (d_low - r_low) - (r - (d - minus))
+
+
+def two_word_quotient(a, a_low, b, b_low):
+    """Return ``(a + a_low) / (b + b_low)``, rounded nearly once."""
+    T = type(a)
+    q = a / b
+    return fma(fma(-q, b, a) + fma(-q, b_low, a_low), T(1) / b, q)
+
+
+def logistic_high(x):
+    """As in logistic, in two words where one would show."""
+    T = type(x)
+    left = x < T(0)
+    t, end, s = abs(x), -pick(x, LEAST_32, LEAST_64), pick(x, RAISED_32, RAISED_64)
+    t = end if t > end else t
+    shift = pick(x, SHIFT_32 + UP_32, SHIFT_64 + UP_64)
+    shifted = fma(t, -pick(x, LOG2_E, LOG2_E), shift)
+    n = shifted - shift
+    plus, plus_low, minus, minus_low = two_words(fma(n, -pick(x, LN2_HIGH_32, LN2_HIGH_64), -t), n)
+    p = power(shifted)
+    small, small_low, large, large_low = p * plus, p * plus_low, s * minus, s * minus_low
+    total = large + small
+    total_low = (small - (total - large)) + (large_low + small_low)
+    return two_word_quotient(small if left else large, small_low if left else large_low, total, total_low)
+
+
+def tanh_high(x):
+    """``(m - k) / (m + k)`` with ``exp(-2 |x|) = k / m``, in two words where one would show."""
+    T = type(x)
+    t = abs(x)
+    t = T(20) if t > T(20) else t
+    shift = pick(x, SHIFT_32, SHIFT_64)
+    shifted = fma(t, pick(x, -2 * LOG2_E, -2 * LOG2_E), shift)
+    n = shifted - shift
+    plus, plus_low, m, m_low = two_words(fma(n, -pick(x, LN2_HIGH_32, LN2_HIGH_64), T(-2) * t), n)
+    p = power(shifted)
+    k, k_low = p * plus, p * plus_low
+    above, below = m - k, m + k
+    above_low = ((m - above) - k) + (m_low - k_low)
+    below_low = (k - (below - m)) + (m_low + k_low)
+    a = above + above_low
+    return copysign(two_word_quotient(a, above_low - (a - above), below, below_low), x)
 
 
 def expm1(x):
@@ -122,13 +304,21 @@ def expm1(x):
 
 
 def tanh(x):
-    """``-m / (2 + m)`` with m = expm1(-2 |x|), which is -1 to the last place from -40 on."""
+    """``(d (1 - p) + h (1 + p)) / (d (1 + p) + h (1 - p))`` with the sign of x.
+
+    ``exp(-2 |x|) = p exp(-2 h)`` with ``p = 2**n``, and ``exp(-2 h) = (d - h) / (d + h)`` for ``d = h coth(h)``.  Near
+    0, p is 1 and this is ``h / d``: no digit is lost.
+    """
     T = type(x)
-    y = T(-2) * abs(x)
-    y = T(-40) if y < T(-40) else y
-    shifted, r = reduce(y)
-    m = fma(power(shifted), fma(r * r, expm1_quotient(r), r), power(shifted) - T(1))
-    return copysign(m / (T(2) + m), x)
+    t = abs(x)
+    t = T(20) if t > T(20) else t
+    shift = pick(x, SHIFT_32, SHIFT_64)
+    shifted = fma(t, pick(x, -2 * LOG2_E, -2 * LOG2_E), shift)
+    h = fma(shifted - shift, pick(x, LN2 / 2, LN2 / 2), t)
+    p = power(shifted)
+    d = fma(h * h, half_coth_quotient(h * h), T(1))
+    plus, minus = T(1) + p, T(1) - p
+    return copysign(fma(d, minus, h * plus) / fma(d, plus, h * minus), x)
 
 
 def log1p(x):
@@ -189,6 +379,8 @@ def words(jit, ldexp_native):
         The compiled words, by the names of :mod:`numbadense.scalar_math`.
     """
     native = ldexp_native and llvm.llvm_version_info >= (17,)  # llvm.ldexp is as old as that
-    helpers = {"reduce": jit(reduce), "scale": scale_native if native else scale_by_bits}
+    helpers = {function.__name__: jit(function) for function in (reduce, reduce_raised, two_words, two_word_quotient)}
+    helpers |= {"scale": scale_native if native else scale_by_bits, "fma": fma}
     helpers["exp"] = jit(bind(exp, helpers))
-    return {word.__name__: jit(bind(word, helpers)) for word in (expm1, log1p, tanh, ndtr)} | {"exp": helpers["exp"]}
+    spoken = (expm1, log1p, tanh, tanh_high, ndtr, scaled_exp, logistic, logistic_high, scaled_logistic, weighted_tail)
+    return {word.__name__: jit(bind(word, helpers)) for word in spoken} | {"exp": helpers["exp"], "fma": fma}

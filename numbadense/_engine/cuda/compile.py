@@ -26,7 +26,7 @@ def _device(function):
 
 @functools.cache
 def _vocabulary() -> dict:
-    return words.vocabulary()
+    return words.vocabulary(_device)
 
 
 @functools.cache
