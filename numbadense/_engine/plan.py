@@ -11,7 +11,7 @@ PARALLEL_FROM = {"omp": 1_000_000, "tbb": 1_000_000, "workqueue": 250_000_000}
 PARALLEL_ELEMENTS = {"omp": 100_000, "tbb": 100_000, "workqueue": 20_000_000}
 # The output of a light activation, apart from x, goes past the caches from this many bytes on.  On a Zen 4 with 32 MB
 # of L3 (25 November 2026, relu, one thread, both dtypes) that was 0.6 times as fast for 4 MB of output, even for 16 MB,
-# and 1.15 to 1.45 times for 32 to 256 MB: docs/decisions/0031.  Other CPUs have more L3.
+# and 1.15 to 1.45 times for 32 to 256 MB: docs/decisions/0015.  Other CPUs have more L3.
 STREAMED_FROM = 64 << 20
 FEWEST_PARALLEL = min(PARALLEL_FROM.values())
 FEWEST_PARALLEL_ELEMENTS = min(PARALLEL_ELEMENTS.values())

@@ -21,7 +21,7 @@ from numbadense._engine.cpu.primitives import (
 )
 
 BLOCK = 8192  # elements that a thread takes at a time
-STREAMED = 512  # elements computed in the first-level cache before they go to memory: more lost, decision 31
+STREAMED = 512  # elements computed in the first-level cache before they go to memory: more lost, decision 15
 LINE = 64  # bytes that a streaming store should fill
 
 
