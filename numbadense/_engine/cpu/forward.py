@@ -122,17 +122,22 @@ def make_deep_tile(jit, mr, nv, lanes):
 def make_layer(jit, mr, nv, lanes, itemsize, form):
     """Return the kernel ``y[:m, :n] = bias + x[:m] @ w``, m > 1, for weights in panels `nv` vectors wide.
 
+    The last tile of rows overlaps the one before it, unless no more than two rows remain, for which there is a tile two
+    rows high.  So does the last panel of weights that are not packed (``w_panel == 0``, which expects n to be a panel's
+    width at least).  An overlap computes the same bits again.
+
     A deep layer is summed `DEPTH` features at a time over all its panels, so that the part of x stays in cache; y holds
     the sums between.  What cannot hold them takes all features at once: a panel that y has not all the columns of, and
-    the last tile of rows, which overlaps the one before it.  So does the last panel of weights that are not packed
-    (``w_panel == 0``, which expects n to be a panel's width at least).  An overlap computes the same bits again.
+    the rows that remain below the last whole tile.
     """
     tile, pair = make_deep_tile(jit, mr, nv, lanes), make_tile(jit, 2, nv, lanes)
     nr, w_bytes = nv * lanes, weight_bytes(itemsize, form)
 
     def layer(x, m, k, n, w, w_row, w_panel, bias, y):
         deep = k > DEPTH and w_panel != 0 and m >= FEW_TILES * mr
-        steps, rest = 1, 0
+        steps, rest, height = 1, 0, mr
+        if m < mr:
+            height = 2
         if deep:
             steps, rest = (k + DEPTH - 1) // DEPTH, m % mr
         for step in range(steps + min(rest, 1)):
@@ -151,12 +156,11 @@ def make_layer(jit, mr, nv, lanes, itemsize, form):
                     continue
                 wj = weights_at(x, panel + p * w_row * w_bytes, depth, nv, lanes, w_row, form)
                 bj = matrix_at(x, bias + j * itemsize, 1, nr, nr)
-                if m >= mr:
-                    for i0 in range(first, stop, mr):
+                for i0 in range(first, stop, height):
+                    if height == mr and m - i0 > 2:
                         i = min(i0, m - mr)
                         tile(part(x, i, p), depth, wj, bj, part(y, i, j), n - j, p > 0)
-                else:
-                    for i0 in range(0, m, 2):
+                    else:
                         i = min(i0, m - 2)
                         pair(part(x, i, 0), k, wj, bj, part(y, i, j), n - j)
 

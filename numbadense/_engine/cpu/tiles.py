@@ -40,7 +40,7 @@ def panel_width(n: int, itemsize: int, row: TileRow) -> int:
     tiles load x more often per multiplication, which the weights below stand for.
     """
     lanes = row.lanes(itemsize)
-    penalty = {1: 1.15, 2: 1.02}
+    penalty = {1: 1.15, 2: 1.04}
 
     def cost(nv: int) -> tuple[float, int]:
         padded = -(-n // (nv * lanes)) * nv * lanes
