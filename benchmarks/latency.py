@@ -25,6 +25,7 @@ from numbadense._engine.cpu import forward as kernels
 from numbadense._engine.cpu.primitives import rank1, start, store
 from numbadense._engine.cpu.tile import View
 from numbadense._engine.cpu.tiles import TABLE
+from numbadense._engine.half import FULL
 from numbadense.jit import forward
 
 WIDTHS = [(8, 32, 32, 2), (16, 16), (32, 32, 32, 32), (64, 64, 64, 64, 1), (784, 256, 128, 10)]
@@ -131,7 +132,7 @@ def out_of_order(net):
     original, kernels.make_row_tile = kernels.make_row_tile, four_sums
     try:
         signature = types.void(integer, integer, view, integer, view, view, integer)
-        make = functools.partial(kernels.make_row_kernel, compiler.inline, tiles, dtype.itemsize)
+        make = functools.partial(kernels.make_row_kernel, compiler.inline, tiles, dtype.itemsize, FULL)
         address = compiler._address(make, signature, ("four sums",), cached=False)
     finally:
         kernels.make_row_tile = original
