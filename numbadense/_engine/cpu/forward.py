@@ -69,7 +69,7 @@ def make_row_tile(jit, nv, lanes):
     """Return the kernel of `make_tile` for one row, eight steps at a time.
 
     A single row is a chain of multiply-adds; while it runs, the CPU could be reading the weights of what follows, if it
-    knew where the loop ends.  The fewer its turns, the better it does.
+    knew where the loop ends.  The fewer its turns, the better it does: docs/decisions/0010.
     """
 
     def tile(x, k, w, bias, y, columns):
