@@ -235,3 +235,26 @@ def test_user_activations_are_equals():
     assert np.array_equal(nd.dense(x, np.eye(3, dtype=np.float32), None, "squared_relu"), expected)
     assert np.array_equal(nd.Dense(np.eye(3, dtype=np.float32), None, squared_relu)(x), expected)
     assert np.array_equal(nd.dense(x, np.eye(3, dtype=np.float32), None, nd.squared_relu), expected)
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="the twins allocate")
+@pytest.mark.parametrize("arrange", [draw.fortran, draw.every_second, draw.backwards, draw.upside_down, draw.a_slice])
+def test_strided_rows_are_read_where_they_lie(net, arrange):
+    x = arrange(draw.numbers(np.random.default_rng(1), (3000, 8), np.float32))
+    expected = net(np.ascontiguousarray(x))
+    out = np.empty_like(expected)
+    net(x, out=out)
+    tracemalloc.start()
+    net(x, out=out)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(out, expected) and peak < x.nbytes / 10
+
+
+def test_transposed_weights_need_no_copy_of_their_own():
+    w = np.random.default_rng(0).standard_normal((70, 9))
+    w.flags.writeable = False
+    layer = nd.Dense(w.T)
+    assert np.shares_memory(layer.w, w)
+    x = np.random.default_rng(1).standard_normal((5, 9))
+    assert np.array_equal(layer(x), nd.Dense(np.ascontiguousarray(w.T))(x))
