@@ -117,7 +117,7 @@ _functions: dict[activations.Activation, ActivationFunction] = {}
 
 def _over_arrays(entry: activations.Activation) -> ActivationFunction:
     """Return the activation as a function of arrays."""
-    direct, call = run.bind_activation(entry)
+    direct, address, call = run.bind_activation(entry)
 
     def function(
         x: ArrayLike,
@@ -130,7 +130,7 @@ def _over_arrays(entry: activations.Activation) -> ActivationFunction:
             chosen = activations.get(entry, accuracy)
             if chosen is not entry:
                 return _of(chosen)(x, out, threads=threads)
-        if threads is None and direct(x, out):
+        if threads is None and direct(address, x, out):
             return out  # type: ignore[return-value]
         return call(x, out, threads)
 

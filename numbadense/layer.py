@@ -140,9 +140,10 @@ class Dense:
 
     def __call__(self, x: ArrayLike, *, out: NDArray[Any] | None = None, threads: int | None = None) -> NDArray[Any]:
         """Return the layer's output, as a network of this layer alone would: see `Sequential`."""
-        if threads is None and self._alone._direct(x, out):
+        alone = self._alone
+        if threads is None and alone._direct(alone._address, x, out):
             return out  # type: ignore[return-value]
-        return self._alone(x, out=out, threads=threads)
+        return alone(x, out=out, threads=threads)
 
     @functools.cached_property
     def _alone(self) -> Sequential:

@@ -138,7 +138,11 @@ class Sequential:
     def _direct(self) -> Callable[..., int]:
         from numbadense._engine import run
 
-        return run.bind_direct(self._program)
+        return run.direct_network(self._program)
+
+    @functools.cached_property
+    def _address(self) -> int:
+        return self._program.address
 
     def __call__(self, x: ArrayLike, *, out: NDArray[Any] | None = None, threads: int | None = None) -> NDArray[Any]:
         """Propagate examples forward.
@@ -162,7 +166,7 @@ class Sequential:
         ShapeError, DTypeError, OutputError, OptionError
             If an argument does not fit.
         """
-        if threads is None and self._direct(x, out):
+        if threads is None and self._direct(self._address, x, out):
             return out  # type: ignore[return-value]
         return self._forward(x, out, threads)
 

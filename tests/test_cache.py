@@ -31,7 +31,9 @@ def kernels(folder):
 def once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kernels")
     scripts.run(USE, NUMBADENSE_CACHE_DIR=folder)
-    assert len(kernels(folder)) == 5  # for many rows and for one, the pass, the way to them from Python, short and long
+    assert (
+        len(kernels(folder)) == 5
+    )  # of networks over many rows and one, of a layer, the pass, the short way from Python
     return folder
 
 

@@ -97,7 +97,7 @@ def test_the_short_way_is_taken_by_plain_arrays_alone(dtype):
     expected = net(x)
     for m, rows in ((5, slice(None)), (1, slice(2, 3)), (None, 2), (0, slice(0))):
         out = np.full(expected[rows].shape, np.nan, dtype)
-        assert net._direct(x[rows].copy(), out) == 1, m
+        assert net._direct(net._address, x[rows].copy(), out) == 1, m
         assert np.array_equal(out, expected[rows])
 
     other = np.float32 if dtype is np.float64 else np.float64
@@ -115,7 +115,7 @@ def test_the_short_way_is_taken_by_plain_arrays_alone(dtype):
         (np.ma.masked_array(x), out), (draw.unaligned(x), out), (x, draw.unaligned(out)), (draw.annotated(x), out),
     ]  # fmt: skip
     for a, y in refused:
-        assert net._direct(a, y) == 0, (type(a), type(y))
+        assert net._direct(net._address, a, y) == 0, (type(a), type(y))
     assert (out == 7).all() and (wide == 7).all() and (frozen == 7).all() and not memory.any()
 
 
@@ -123,18 +123,18 @@ def test_the_short_way_is_taken_by_plain_arrays_alone(dtype):
 def test_the_short_way_of_an_activation_is_taken_by_plain_arrays_alone():
     from numbadense._engine import run
 
-    direct, call = run.bind_activation(activations.get("softplus"))
-    row_direct, row_call = run.bind_activation(activations.get("softmax"))
+    direct, code, call = run.bind_activation(activations.get("softplus"))
+    row_direct, row_code, row_call = run.bind_activation(activations.get("softmax"))
     for dtype in draw.DTYPES:
         x = draw.numbers(np.random.default_rng(1), (4, 3, 5), dtype)
-        assert direct(x, np.empty_like(x)) == 0  # not compiled yet
+        assert direct(code, x, np.empty_like(x)) == 0  # not compiled yet
         expected, row_expected = call(x, None, None), row_call(x, None, None)
         for part in (slice(None), 2, (1, 1)):
             y = np.full(x[part].shape, np.nan, dtype)
-            assert direct(x[part].copy(), y) == 1 and np.array_equal(y, expected[part])
-            assert row_direct(x[part].copy(), y) == 1 and np.array_equal(y, row_expected[part])
+            assert direct(code, x[part].copy(), y) == 1 and np.array_equal(y, expected[part])
+            assert row_direct(row_code, x[part].copy(), y) == 1 and np.array_equal(y, row_expected[part])
         same = x.copy()
-        assert direct(same, same) == 1 and np.array_equal(same, expected)
+        assert direct(code, same, same) == 1 and np.array_equal(same, expected)
         y = np.full_like(x, 7)
         memory = np.zeros(30, dtype)
         frozen = np.full_like(x, 7)
@@ -147,5 +147,5 @@ def test_the_short_way_of_an_activation_is_taken_by_plain_arrays_alone():
             (x.astype(x.dtype.newbyteorder()), y), (x.astype(int), y.astype(int)),
         ]  # fmt: skip
         for a, target in refused:
-            assert direct(a, target) == 0
+            assert direct(code, a, target) == 0
         assert (y == 7).all() and (frozen == 7).all() and not memory.any()

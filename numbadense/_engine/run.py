@@ -1,7 +1,5 @@
 """From operands to a kernel: check, allocate, plan, launch the parallel kernel or its serial twin, copy back."""
 
-import functools
-
 import numpy as np
 
 from numbadense._engine import compile as compiler
@@ -41,7 +39,7 @@ def remembered(program: Program, m: int, threads: int | None) -> planner.Plan:
 def bind(program: Program, owner):
     """Return ``call(x, out, threads)``, which runs a program; `owner` is what x must fit, for the error."""
     kind = dtype, n_in, n_out = program.dtype, program.n_in, program.n_out
-    direct = bind_direct(program)
+    direct, address = direct_network(program), program.address
 
     def rows(x: np.ndarray, y: np.ndarray, threads: int | None) -> None:
         """Run over the rows of `x` into `y`: 2-D, native, validated, apart from each other."""
@@ -59,20 +57,19 @@ def bind(program: Program, owner):
     def call(x, out, threads: int | None) -> np.ndarray:
         if out is None and threads is None and type(x) is np.ndarray and x.dtype is dtype and x.shape[-1:] == (n_in,):
             result = np.empty((*x.shape[:-1], n_out), dtype)
-            if direct(x, result):
+            if direct(address, x, result):
                 return result
         return _call(kind, rows, x, out, threads, owner, ())
 
     return call
 
 
-def bind_direct(program: Program):
-    """Return ``direct(x, out)``: run a program and say True, or False where the long way has to."""
-    network = compiler.direct_network(program.dtype)
-    return never if network is None else functools.partial(network, program.address)
+def direct_network(program: Program):
+    """Return ``direct(address, x, out)``: run the program at an address and say 1, or 0 where the long way has to."""
+    return compiler.direct_network(program.dtype) or never
 
 
-def never(x, out) -> int:
+def never(address, x, out) -> int:
     """Leave everything to the long way."""
     return 0
 
@@ -143,19 +140,19 @@ def dense(x: np.ndarray, w: np.ndarray, b: np.ndarray, activation, out, threads:
 
 
 def bind_activation(activation):
-    """Return ``direct(x, out)`` and ``call(x, out, threads)`` of an activation over every element, or row, of x."""
-    function = compiler.direct_activation()
+    """Return ``direct(address, x, out)``, its address, and ``call(x, out, threads)`` of an activation."""
+    direct_call = compiler.direct_activation() or never
     code = np.zeros(direct.ACTIVATION_WORDS, np.int64)
     code[[direct.OF_FLOAT32, direct.OF_FLOAT64, direct.KIND]] = id(COMPUTED[0]), id(COMPUTED[1]), id(np.ndarray)
     code[[direct.ROWWISE, direct.MOST_ELEMENTS]] = activation.rowwise, planner.FEWEST_PARALLEL_ELEMENTS - 1
     passes = direct.PASS32, direct.PASS64
 
-    short = never if function is None else functools.partial(function, code.ctypes.data)
+    address = code.ctypes.data
 
     def call(x, out, threads: int | None):
         if out is None and threads is None and type(x) is np.ndarray and x.dtype in COMPUTED:
             result = np.empty(x.shape, x.dtype)
-            if short(x, result):
+            if direct_call(address, x, result):
                 return result
         result = _activate(activation, x, out, threads)
         for dtype, index in zip(COMPUTED, passes, strict=True):
@@ -164,7 +161,7 @@ def bind_activation(activation):
         return result
 
     call.code = code  # whose address the other one has
-    return short, call
+    return direct_call, address, call
 
 
 def _activate(activation, x, out, threads: int | None):
