@@ -89,7 +89,6 @@ def test_an_unknown_name_is_an_attribute_error():
         nd.jit.sigmod  # noqa: B018
 
 
-@pytest.mark.skipif(config.DISABLE_JIT, reason="there is no short way without the JIT")
 @pytest.mark.parametrize("dtype", draw.DTYPES)
 def test_the_short_way_is_taken_by_plain_arrays_alone(dtype):
     net = network(dtype)
@@ -119,7 +118,6 @@ def test_the_short_way_is_taken_by_plain_arrays_alone(dtype):
     assert (out == 7).all() and (wide == 7).all() and (frozen == 7).all() and not memory.any()
 
 
-@pytest.mark.skipif(config.DISABLE_JIT, reason="there is no short way without the JIT")
 def test_the_short_way_of_an_activation_is_taken_by_plain_arrays_alone():
     from numbadense._engine import run
 

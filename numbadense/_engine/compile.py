@@ -17,9 +17,10 @@ from numba.core.registry import cpu_target
 
 from numbadense import activations, scalar_math
 from numbadense._engine import cache, half, machine
-from numbadense._engine.cpu import addresses, direct, operand, passes, softmax, twin, vmath
+from numbadense._engine.cpu import direct, operand, passes, softmax, twin, vmath
 from numbadense._engine.cpu import forward as forward_module
 from numbadense._engine.cpu import population as population_module
+from numbadense._engine.cpu.primitives import make_borrow
 from numbadense._engine.cpu.tile import View
 from numbadense._engine.cpu.tiles import TABLE
 
@@ -31,7 +32,7 @@ ELEMENTWISE = frozenset({"contract"})
 ROWWISE = frozenset({"contract", "reassoc", "nsz"})
 
 DIRECT_SIGNATURE = types.intp(types.intp, operand.operand, operand.operand)
-DIRECT = not numba.config.DISABLE_JIT and operand.readable()  # whether kernels can read the fields of arrays
+DIRECT = operand.readable()  # whether kernels can read the fields of arrays
 
 _lock = threading.RLock()
 
@@ -213,9 +214,13 @@ def direct_network(dtype: np.dtype):
         return None
 
     def make():
-        return direct.make_network(jit, addresses.make_borrow(numba.from_dtype(dtype)), dtype.itemsize)
+        return direct.make_network(jit, make_borrow(dtype), dtype.itemsize)
 
-    return _compiled(make, DIRECT_SIGNATURE, ("direct network", dtype.str)).entry_point
+    return (
+        make()
+        if numba.config.DISABLE_JIT
+        else _compiled(make, DIRECT_SIGNATURE, ("direct network", dtype.str)).entry_point
+    )
 
 
 @_once
@@ -225,9 +230,14 @@ def direct_activation():
         return None
 
     def make():
-        return direct.make_activation(jit, *map(addresses.make_borrow, (types.float32, types.float64)))
+        return direct.make_activation(jit, *map(make_borrow, (np.dtype(np.float32), np.dtype(np.float64))))
 
-    return _compiled(make, DIRECT_SIGNATURE, ("direct activation",)).entry_point
+    return _entry_point(make, ("direct activation",))
+
+
+def _entry_point(make, key):
+    """Return what Python calls to run the function that `make` makes, of an address and two operands."""
+    return make() if numba.config.DISABLE_JIT else _compiled(make, DIRECT_SIGNATURE, key).entry_point
 
 
 @_once

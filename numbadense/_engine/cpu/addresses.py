@@ -4,7 +4,7 @@ Numba passes an array as seven words; an address is one.  Kernels and activation
 once per dtype, whoever calls them.
 """
 
-from numba import types
+from numba import from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -135,15 +135,16 @@ def address(typing_context, operand):
 
 
 def make_borrow(dtype):
-    """Return the intrinsic ``borrow(address, ld)``: memory at an address, in rows of `ld` elements of a numba dtype."""
-    view = View(dtype)
+    """Return the intrinsic ``borrow(address, rows, ld)``: memory at an address, in rows of `ld` elements of a dtype."""
+    element = from_dtype(dtype)
+    view = View(element)
 
     @intrinsic
-    def borrow(typing_context, address, ld):
+    def borrow(typing_context, address, rows, ld):
         def codegen(context, builder, signature, args):
-            data = builder.inttoptr(args[0], context.get_value_type(types.CPointer(dtype)))
-            return make_view(context, builder, view, data, args[1], I64(1))
+            data = builder.inttoptr(args[0], context.get_value_type(types.CPointer(element)))
+            return make_view(context, builder, view, data, args[2], I64(1))
 
-        return view(types.intp, types.intp), codegen
+        return view(types.intp, types.intp, types.intp), codegen
 
     return borrow

@@ -6,7 +6,6 @@ checks, converts and plans.
 """
 
 from numbadense._engine.cpu import operand
-from numbadense._engine.cpu.addresses import address, swap
 from numbadense._engine.cpu.forward import (
     ARRAY_TYPE,
     BLOCK,
@@ -19,7 +18,7 @@ from numbadense._engine.cpu.forward import (
     SCRATCH,
     WIDTH,
 )
-from numbadense._engine.cpu.primitives import call_kernel, call_pass, part, word
+from numbadense._engine.cpu.primitives import address, call_kernel, call_pass, part, swap, word
 
 PLAIN_X = operand.C_CONTIGUOUS | operand.ALIGNED
 PLAIN_OUT = PLAIN_X | operand.WRITEABLE
@@ -67,7 +66,7 @@ def make_network(jit, borrow, itemsize):
             scratch = swap(code, SCRATCH, 0)
             if scratch == 0:  # another thread has it
                 return 0
-        xv, yv, own = borrow(source, n_in), borrow(target, n_out), borrow(scratch, 1)
+        xv, yv, own = borrow(source, m, n_in), borrow(target, m, n_out), borrow(scratch, 2 * block * width, 1)
         for i in range(0, m, block):
             rows = min(block, m - i)
             kernel = word(code, ROW_KERNEL if rows == 1 else KERNEL)
@@ -110,9 +109,9 @@ def make_activation(jit, borrow32, borrow64):
             columns = word(shape, ndim - 1)
             rows = size // columns
         if itemsize == 4:
-            call_pass(run, borrow32(source, columns), borrow32(target, columns), rows, columns)
+            call_pass(run, borrow32(source, rows, columns), borrow32(target, rows, columns), rows, columns)
         else:
-            call_pass(run, borrow64(source, columns), borrow64(target, columns), rows, columns)
+            call_pass(run, borrow64(source, rows, columns), borrow64(target, rows, columns), rows, columns)
         return 1
 
     return activation

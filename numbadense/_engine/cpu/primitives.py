@@ -4,6 +4,7 @@ from numba import config
 
 if config.DISABLE_JIT:
     from numbadense._engine.cpu.twin import (
+        address,
         address_of,
         call_kernel,
         call_layer,
@@ -11,6 +12,7 @@ if config.DISABLE_JIT:
         copy_row,
         fence,
         load,
+        make_borrow,
         matrix,
         matrix_at,
         part,
@@ -24,12 +26,24 @@ if config.DISABLE_JIT:
         start,
         store,
         stream,
+        swap,
         view_of,
         weights_at,
         word,
     )
 else:
-    from numbadense._engine.cpu.addresses import call_kernel, call_layer, call_pass, copy_row, rows_at, view_of, word
+    from numbadense._engine.cpu.addresses import (
+        address,
+        call_kernel,
+        call_layer,
+        call_pass,
+        copy_row,
+        make_borrow,
+        rows_at,
+        swap,
+        view_of,
+        word,
+    )
     from numbadense._engine.cpu.tile import (
         address_of,
         matrix,
@@ -46,6 +60,7 @@ else:
     from numbadense._engine.cpu.vectors import fence, load, pointer, stack, stream
 
 __all__ = [
+    "address",
     "address_of",
     "call_kernel",
     "call_layer",
@@ -53,6 +68,7 @@ __all__ = [
     "copy_row",
     "fence",
     "load",
+    "make_borrow",
     "matrix",
     "matrix_at",
     "part",
@@ -66,6 +82,7 @@ __all__ = [
     "start",
     "store",
     "stream",
+    "swap",
     "view_of",
     "weights_at",
     "word",

@@ -5,6 +5,7 @@ failures.  Products are rounded once, as by a fused multiply-add, in float32 (th
 """
 
 import ctypes
+import threading
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from numbadense._engine import half
 from numbadense._engine.cpu import pack
 
 PASSES = {}  # address -> the activation pass that it stands for
+_swapping = threading.Lock()
 KERNELS = {}  # address -> the kernel, of a network or a layer, that it stands for
 
 
@@ -92,6 +94,25 @@ def call_pass(address, x, y, rows, columns):
 def word(address, index):
     """The int64 that lies `index` words after an address."""
     return ctypes.c_int64.from_address(int(address) + 8 * int(index)).value
+
+
+def swap(address, index, value):
+    """Put a value where a word is, and return what was there."""
+    place = ctypes.c_int64.from_address(int(address) + 8 * int(index))
+    with _swapping:
+        found, place.value = place.value, int(value)
+    return found
+
+
+def address(operand):
+    """The address of an object."""
+    return id(operand)
+
+
+def make_borrow(dtype):
+    """Memory at an address, in rows of `ld` elements."""
+    like = np.empty(0, dtype)
+    return lambda address, rows, ld: matrix_at(like, address, rows, ld, ld)
 
 
 def rows_at(view, offset, ld):
