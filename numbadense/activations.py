@@ -13,9 +13,18 @@ fail towards ``x``: ``T(0) if x < T(0) else x``.
 
 A row-wise function takes one row, a 1-D array, and changes it in place with plain loops.  (The CPU runs softmax and
 log_softmax many rows at a time instead: ``numbadense/_engine/cpu/softmax.py``, which the same tests hold to them.)
+
+Families
+--------
+A family is a function of parameters that returns such a function: the scalar language, closed over numbers.  Its
+members answer to names with the parameters in them, wherever an activation is named: ``"leaky_relu(0.2)"``,
+``"clip(0, 6)"``.
 """
 
+import ast
 import difflib
+import functools
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +47,7 @@ from .scalar_math import (
     weighted_tail,
 )
 
-__all__ = ["HIGH", "REGISTRY", "Activation", "activation", "get", "names"]
+__all__ = ["FAMILIES", "HIGH", "REGISTRY", "Activation", "Family", "activation", "get", "member", "names"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,6 +77,8 @@ class Activation:
         Other names it answers to.
     high : str or None
         The name of its twin of high accuracy, which ``get(name, accuracy="high")`` returns.
+    derivative : function or None
+        The derivative, like `function` a function of one number.
     """
 
     name: str
@@ -80,6 +91,7 @@ class Activation:
     max_ulp: dict[str, float]
     aliases: tuple[str, ...]
     high: str | None = None
+    derivative: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         """Take over the function's docstring."""
@@ -104,12 +116,96 @@ HIGH = 1.05
 REGISTRY: dict[str, Activation] = {}
 """Every activation by its canonical name, in order of registration."""
 
+FAMILIES: dict[str, "Family"] = {}
+"""Every family of activations by its name."""
+
 _NAMES: dict[str, Activation] = {}  # canonical names and aliases
 
 
 def names() -> list[str]:
     """Return the canonical names, sorted."""
     return sorted(REGISTRY)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Family:
+    """Activations that differ in parameters alone.
+
+    Attributes
+    ----------
+    name : str
+        What the names of its members begin with.
+    make : function
+        Given the parameters, it returns the scalar function of a member, its derivative, and its facts: see
+        `Activation`.  It raises ValueError for parameters that make no sense.
+    parameters : tuple of str
+        What they are called, in order.
+    """
+
+    name: str
+    make: Callable[..., tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]]
+    parameters: tuple[str, ...]
+
+    @property
+    def call(self) -> str:
+        """Its name and parameters."""
+        return f"{self.name}({', '.join(self.parameters)})"
+
+    def __repr__(self) -> str:
+        """Return its name and parameters."""
+        return f"<family {self.call}>"
+
+
+def member(family: str, *values: float, **parameters: float) -> Activation:
+    """Return a member of a family of activations.
+
+    Parameters
+    ----------
+    family : str
+        The family's name, a key of `FAMILIES`.
+    *values, **parameters : float
+        All parameters of the family, by position or by name: finite numbers.
+
+    Returns
+    -------
+    Activation
+        The same object each time; its name is such as ``"leaky_relu(alpha=0.2)"``, by which :func:`get` finds it.
+
+    Raises
+    ------
+    ActivationError
+        If there is no such family, or the parameters do not suit it.
+
+    Examples
+    --------
+    >>> from numbadense import activations
+    >>> activations.member("clip", 0, 6)
+    <activation clip(low=0.0, high=6.0)>
+    >>> activations.get("leaky_relu(0.2)")(-3.0)
+    -0.6000000000000001
+    """
+    found = FAMILIES.get(family)
+    if found is None:
+        raise ActivationError(f"no family of activations is called {family!r}: known are {', '.join(FAMILIES)}.")
+    try:
+        bound = inspect.signature(found.make).bind(*values, **parameters)
+        numbers = {name: float(value) for name, value in bound.arguments.items()}
+        if not all(map(math.isfinite, numbers.values())):
+            raise ValueError("a parameter is not finite")
+        return _member(found, tuple(numbers.values()))
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, ActivationError):
+            raise
+        given = ", ".join([*map(repr, values), *(f"{name}={value!r}" for name, value in parameters.items())])
+        raise ActivationError(f"activation {family}({given}) cannot be had, {error}: it is {found.call}.") from None
+
+
+@functools.cache
+def _member(family, numbers):
+    function, derivative, facts = family.make(*numbers)
+    name = f"{family.name}({', '.join(f'{p}={v!r}' for p, v in zip(family.parameters, numbers, strict=True))})"
+    function.__doc__ = inspect.getdoc(family.make)
+    return Activation(name=name, function=function, derivative=derivative, rowwise=False, aliases=(), **facts)
 
 
 def get(spec: Any, accuracy: str | None = None) -> Activation:
@@ -169,11 +265,37 @@ def _find(spec: Any) -> Activation:
 
 def _named(name: str) -> Activation:
     found = _NAMES.get(name)
+    if found is None and "(" in name:
+        values, parameters = _parsed(name)
+        return member(*values, **parameters)
+    if found is None and name in FAMILIES:
+        raise ActivationError(f"activation {name!r} needs its parameters: it is {FAMILIES[name].call}.")
     if found is None:
         close = difflib.get_close_matches(name.lower(), _NAMES, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ActivationError(f"no activation is called {name!r}: {hint}known are {', '.join(names())}.")
+        raise ActivationError(
+            f"no activation is called {name!r}: {hint}known are {', '.join(names())}, and "
+            f"the families {', '.join(entry.call for entry in FAMILIES.values())}."
+        )
     return found
+
+
+LONGEST_NAME = 400
+
+
+def _parsed(name):
+    """Return the arguments of `member` that a name such as "clip(low=0.0, high=6.0)" stands for."""
+    try:
+        if len(name) > LONGEST_NAME:
+            raise ValueError(name)
+        call = ast.parse(name.strip(), mode="eval").body
+        values = [ast.literal_eval(value) for value in call.args]
+        parameters = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+        return (call.func.id, *values), parameters
+    except (SyntaxError, ValueError, AttributeError, TypeError, MemoryError, RecursionError):
+        raise ActivationError(
+            f"activation {name[:80]!r} cannot be read: a member of a family is named like 'leaky_relu(0.2)'."
+        ) from None
 
 
 def activation(
@@ -187,6 +309,7 @@ def activation(
     aliases: tuple[str, ...] = (),
     rowwise: bool = False,
     high: str | None = None,
+    derivative: Callable[..., Any] | None = None,
 ) -> Any:
     r"""Register a function as an activation, the equal of the built-in ones.
 
@@ -212,6 +335,8 @@ def activation(
         Whether the function takes a row and changes it in place.
     high : str, optional
         The name of another activation, the same function of higher accuracy.
+    derivative : function, optional
+        The derivative, like the function itself a function of one number.
 
     Returns
     -------
@@ -244,6 +369,7 @@ def activation(
         "max_ulp": dict(max_ulp or {}),
         "aliases": tuple(aliases),
         "high": high,
+        "derivative": derivative,
     }
     if callable(name):
         return _register(name, name.__name__, facts)
@@ -724,3 +850,226 @@ def log_softmax(row):
     log_total = log1p(others)
     for j in range(row.size):
         row[j] -= log_total
+
+
+def family(make):
+    """Register a function of parameters, which returns a scalar function, its derivative and its facts, as a family."""
+    name = make.__name__.removesuffix("_family")
+    FAMILIES[name] = Family(name, make, tuple(inspect.signature(make).parameters))
+    return FAMILIES[name]
+
+
+@family
+def leaky_relu_family(alpha):
+    """Rectified linear unit that leaks `alpha` of its negative input; PReLU with one slope for all features."""
+
+    def function(x):
+        T = type(x)
+        return T(alpha) * x if x < T(0) else x
+
+    def derivative(x):
+        T = type(x)
+        return x if x != x else (T(1) if x > T(0) else T(alpha))
+
+    return (
+        function,
+        derivative,
+        {
+            "exact": lambda m, x: x if x > 0 else alpha * x,
+            "tex": rf"x \text{{ if }} x > 0 \text{{ else }} {alpha:g} x",
+            "limits": (math.copysign(math.inf, -alpha) if alpha else math.nan, math.inf),
+            "lipschitz": max(1.0, abs(alpha)),
+            "max_ulp": {"float32": 1.5, "float64": 1.5},
+        },
+    )
+
+
+@family
+def elu_family(alpha):
+    """Exponential linear unit, ``alpha * (e**x - 1)`` on the left."""
+
+    def function(x):
+        T = type(x)
+        return x if x > T(0) else T(alpha) * expm1(x)
+
+    def derivative(x):
+        T = type(x)
+        return T(1) if x > T(0) else T(alpha) * exp(x)
+
+    return (
+        function,
+        derivative,
+        {
+            "exact": lambda m, x: x if x > 0 else alpha * m.expm1(x),
+            "tex": rf"x \text{{ if }} x > 0 \text{{ else }} {alpha:g} (e^x - 1)",
+            "limits": (-alpha, math.inf),
+            "lipschitz": max(1.0, abs(alpha)),
+            "max_ulp": {"float32": 2.5, "float64": 2.5},
+        },
+    )
+
+
+@family
+def celu_family(alpha):
+    """Continuously differentiable exponential linear unit, ``alpha * (e**(x / alpha) - 1)`` on the left.
+
+    References
+    ----------
+    Barron, "Continuously differentiable exponential linear units", arXiv:1704.07483, equation 2.
+    """
+    if not alpha > 0:
+        raise ValueError("alpha must be positive")
+
+    def function(x):
+        T = type(x)
+        return x if x > T(0) else T(alpha) * expm1(x / T(alpha))
+
+    def derivative(x):
+        T = type(x)
+        return T(1) if x > T(0) else exp(x / T(alpha))
+
+    return (
+        function,
+        derivative,
+        {
+            "exact": lambda m, x: x if x > 0 else alpha * m.expm1(x / alpha),
+            "tex": rf"x \text{{ if }} x > 0 \text{{ else }} {alpha:g} (e^{{x / {alpha:g}}} - 1)",
+            "limits": (-alpha, math.inf),
+            "lipschitz": 1.0,
+            "max_ulp": {"float32": 3.5, "float64": 3.5},
+        },
+    )
+
+
+@family
+def clip_family(low, high):
+    """Clipping to an interval: ReLU6 is ``clip(0, 6)``, the hard hyperbolic tangent ``clip(-1, 1)``."""
+    if low > high:
+        raise ValueError("low is above high")
+
+    def function(x):
+        T = type(x)
+        return T(low) if x < T(low) else (T(high) if x > T(high) else x)
+
+    def derivative(x):
+        T = type(x)
+        return x if x != x else (T(1) if x > T(low) and x < T(high) else T(0))
+
+    return (
+        function,
+        derivative,
+        {
+            "exact": lambda m, x: min(max(x, low), high),
+            "tex": rf"\min(\max(x, {low:g}), {high:g})",
+            "limits": (low, high),
+            "lipschitz": 1.0,
+            "max_ulp": {"float32": 1, "float64": 1},
+        },
+    )
+
+
+@family
+def threshold_family(threshold, value):
+    """Pass what is above a threshold, and give a value elsewhere: ONNX's ThresholdedRelu is ``threshold(alpha, 0)``."""
+
+    def function(x):
+        T = type(x)
+        return T(value) if x <= T(threshold) else x
+
+    def derivative(x):
+        T = type(x)
+        return x if x != x else (T(1) if x > T(threshold) else T(0))
+
+    return (
+        function,
+        derivative,
+        {
+            "exact": lambda m, x: x if x > threshold else value,
+            "tex": rf"x \text{{ if }} x > {threshold:g} \text{{ else }} {value:g}",
+            "limits": (value, math.inf),
+            "lipschitz": 1.0 if value == threshold else math.inf,
+            "max_ulp": {"float32": 1, "float64": 1},
+        },
+    )
+
+
+@family
+def bounded_relu_family(slope, threshold, high):
+    """Keras' general ReLU: `high` from there on, x from the threshold on, ``slope * (x - threshold)`` below it."""
+    if threshold > high:
+        raise ValueError("threshold is above high")
+
+    def function(x):
+        T = type(x)
+        return T(slope) * (x - T(threshold)) if x < T(threshold) else (T(high) if x > T(high) else x)
+
+    def derivative(x):
+        T = type(x)
+        return x if x != x else (T(slope) if x <= T(threshold) else (T(1) if x < T(high) else T(0)))
+
+    return (
+        function,
+        derivative,
+        {
+            "exact": lambda m, x: slope * (x - threshold) if x < threshold else min(x, high),
+            "tex": rf"\min(x, {high:g}) \text{{ if }} x \ge {threshold:g} \text{{ else }}"
+            rf" {slope:g} (x - {threshold:g})",
+            "limits": (math.copysign(math.inf, -slope) if slope else math.nan, high),
+            "lipschitz": max(1.0, abs(slope)) if threshold == 0 else math.inf,
+            "max_ulp": {"float32": 2.5, "float64": 2.5},
+        },
+    )
+
+
+@family
+def hard_sigmoid_family(alpha, beta):
+    """Piecewise linear sigmoid, ``alpha * x + beta`` between 0 and 1: ONNX's defaults are 0.2 and 0.5."""
+
+    def function(x):
+        T = type(x)
+        y = fma(T(alpha), x, T(beta))
+        return T(0) if y < T(0) else (T(1) if y > T(1) else y)
+
+    def derivative(x):
+        T = type(x)
+        y = fma(T(alpha), x, T(beta))
+        return x if x != x else (T(alpha) if y > T(0) and y < T(1) else T(0))
+
+    return (
+        function,
+        derivative,
+        {
+            "exact": lambda m, x: min(max(alpha * x + beta, 0), 1),
+            "tex": rf"\min(\max({alpha:g} x + {beta:g}, 0), 1)",
+            "limits": (0.0, 1.0) if alpha > 0 else (1.0, 0.0),
+            "lipschitz": abs(alpha),
+            "max_ulp": {},  # absolutely within an ULP of 1: where the line meets 0 it has the error of its parameters
+        },
+    )
+
+
+@family
+def shrink_family(lambd, bias):
+    """Zero within `lambd` of zero, and `bias` nearer to it elsewhere: hard shrinkage with bias 0, soft with `lambd`."""
+    if lambd < 0:
+        raise ValueError("lambd is negative")
+
+    def function(x):
+        T = type(x)
+        return T(0) if abs(x) <= T(lambd) else (x - T(bias) if x > T(0) else x + T(bias))
+
+    def derivative(x):
+        T = type(x)
+        return x if x != x else (T(0) if abs(x) <= T(lambd) else T(1))
+
+    return (
+        function,
+        derivative,
+        {
+            "exact": lambda m, x: 0 if abs(x) <= lambd else (x - bias if x > 0 else x + bias),
+            "tex": rf"0 \text{{ if }} |x| \le {lambd:g} \text{{ else }} x - {bias:g} \operatorname{{sign}} x",
+            "limits": (-math.inf, math.inf),
+            "lipschitz": 1.0 if bias == lambd else math.inf,
+            "max_ulp": {},  # absolutely within an ULP of x
+        },
+    )

@@ -161,9 +161,31 @@ def test_other_suffixes_are_refused(tmp_path):
     text = r"net\.npz has the suffix '\.npz' but networks are kept as \.safetensors; convert it\.$"
     with pytest.raises(nd.ModelFormatError, match=text):
         nd.load(tmp_path / "net.npz")
+    text = r"net\.npz has the suffix '\.npz' but networks are written as \.safetensors; name it so\.$"
     with pytest.raises(nd.ModelFormatError, match=text):
         network().save(tmp_path / "net.npz")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.PTH", "net.pkl", "net.joblib"])
+def test_pickles_are_refused_with_the_lines_that_convert_them(name, tmp_path):
+    with pytest.raises(nd.ModelFormatError, match=r"is a pickle, which runs code .* with \S+: (from|import) "):
+        nd.load(tmp_path / name)
+
+
+def test_an_object_that_is_no_network_is_refused():
+    with pytest.raises(nd.ModelFormatError, match=r"a builtins\.object is not a network that can be read: pass a file"):
+        nd.load(object())
+
+
+def test_an_option_that_the_file_answers_itself_is_refused(path):
+    with pytest.raises(nd.OptionError, match=r"activations is given for .*safetensors, which says that itself; leave"):
+        nd.load(path, activations=["relu"])
+
+
+def test_weights_are_converted_on_request(path):
+    assert nd.load(path, dtype="float32").dtype == np.float32
+    assert nd.load(path, dtype="bfloat16").storage == "bfloat16"
 
 
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path):

@@ -24,6 +24,7 @@ from numbadense._engine.half import Half
 from numbadense.errors import ActivationError, ModelFormatError, NumbadenseError
 from numbadense.model import Dense, Sequential
 
+OPTIONS: tuple[str, ...] = ()
 VERSION = 1
 DTYPES = {"F16": "<u2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 HALVES = {"F16": "float16", "BF16": "bfloat16"}
@@ -69,8 +70,8 @@ def _with_bfloat16(content: bytes, names: list[str]) -> bytes:
     return b"".join((len(text).to_bytes(8, "little"), text, content[begin:]))
 
 
-def load(path: Path) -> Sequential:
-    """Read the network in `path`, its weights memory-mapped."""
+def load(path: Path, dtype: str | None = None) -> Sequential:
+    """Read the network in `path`, its weights memory-mapped unless they have to be converted."""
     if path.stat().st_size == 0:  # also the OSError, for a file that is not there
         raise ModelFormatError(f"{path} is empty; save or copy the network again.")
     try:
@@ -93,9 +94,10 @@ def load(path: Path) -> Sequential:
             Dense(tensors[f"layers.{index}.w"], tensors.get(f"layers.{index}.b"), layer)
             for index, layer in enumerate(layers)
         ]
-        return Sequential(built, notes)
+        network = Sequential(built, notes)
     except NumbadenseError as error:
         raise ModelFormatError(f"{path} does not describe a network: {error}") from None
+    return network if dtype is None else network.astype(dtype)
 
 
 def _description(path: Path, metadata: dict[str, str]) -> tuple[list[activations.Activation], dict[str, str]]:
