@@ -22,7 +22,12 @@ __all__ = ["load", "save"]
 
 # Modules of this folder.  A reader is ``load(path, dtype, **options)`` for a file, and for an object that its
 # ``recognises(object)`` knows ``read(object, dtype, **options)``; `dtype` is a name or None; OPTIONS it takes.
-READERS = {".safetensors": "safetensors"}
+READERS = {
+    ".h5": "keras",
+    ".hdf5": "keras",
+    ".keras": "keras",
+    ".safetensors": "safetensors",
+}
 WRITERS = {".safetensors": "safetensors"}
 OBJECTS: tuple[str, ...] = ()
 
@@ -55,6 +60,7 @@ def load(
     ----------
     source : path_like or object
         A ``.safetensors`` file written by :meth:`numbadense.Sequential.save`, whose weights are memory-mapped.
+        A ``.keras``, ``.h5`` or ``.hdf5`` file of Keras 2 or 3: a Sequential model, or a Functional one that is a line.
     activations : sequence of str, Activation or function, optional
         One for each dense layer, for sources that hold weights alone.
     dtype : dtype_like, optional
