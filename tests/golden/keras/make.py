@@ -1,7 +1,6 @@
 """Write the golden files of Keras, and its outputs: run with Keras 3, and again with Keras 2.
 
-Keras 3 with ``KERAS_BACKEND=jax JAX_ENABLE_X64=1``: with PyTorch it multiplies float64 matrices in float32.  Each run
-writes ``keras<major>.tar.xz``, of the files as Keras wrote them, and its part of ``outputs.npz``: for each file the
+Keras 3 with ``KERAS_BACKEND=jax JAX_ENABLE_X64=1``, and told to leave float64 as it is.  Each run writes ``keras<major>.tar.xz``, of the files as Keras wrote them, and its part of ``outputs.npz``: for each file the
 inputs ``x``, Keras' outputs ``y``, and for a float32 file also ``exact``, those of the same weights in float64.
 """
 
@@ -22,7 +21,9 @@ try:
 except ImportError:
     import keras
     import jax
+    from keras.src.backend.common import dtypes
 
+    dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"  # as it is with TensorFlow
     BACKEND = f"jax {jax.__version__}"
 
 HERE = pathlib.Path(__file__).parent
