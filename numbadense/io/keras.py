@@ -1,21 +1,20 @@
 """Files of Keras 2 and 3: ``.keras``, a zip archive of a description and an HDF5 file, and ``.h5``, HDF5 alone.
 
-They are read with zipfile, json and h5py.  Keras is not imported, and no object of it is made.
+They are read with zipfile, json and `hdf5`.  Keras is not imported, and no object of it is made.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from numbadense.errors import MissingDependencyError, ModelFormatError, NumbadenseError
+from numbadense.errors import ModelFormatError, NumbadenseError
 from numbadense.io import chain, keras_layers
 from numbadense.io.hdf5 import File
 from numbadense.model import Sequential
@@ -28,40 +27,38 @@ WHOLE = 'save the model whole, as in model.save("net.keras")'
 
 
 def load(path: Path, dtype: str | None = None) -> Sequential:
-    """Read the network in `path`."""
-    with path.open("rb") as file:  # an OSError of the file system comes from here
-        try:
-            with np.errstate(all="ignore"):
-                return (_zipped if path.suffix.lower() == ".keras" else _plain)(path, file, dtype)
-        except (MissingDependencyError, Warning):
-            raise
-        except NumbadenseError as error:
-            raise ModelFormatError(f"{path} cannot be read: {error}") from None
-        except Exception as error:  # zipfile, json and h5py raise a dozen kinds
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise ModelFormatError(f"{path} is not a whole Keras file ({said}); save or copy it again.") from None
+    """Read the network in `path`; weights of an ``.h5`` file that nothing is folded into are memory-mapped."""
+    size = path.stat().st_size  # also the OSError, for a file that is not there
+    try:
+        with np.errstate(all="ignore"):
+            return (_zipped if path.suffix.lower() == ".keras" else _plain)(path, size, dtype)
+    except Warning:
+        raise
+    except NumbadenseError as error:
+        raise ModelFormatError(f"{path} cannot be read: {error}") from None
+    except Exception as error:  # zipfile, json and decoding raise a dozen kinds
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelFormatError(f"{path} is not a whole Keras file ({said}); save or copy it again.") from None
 
 
-def _zipped(path: Path, file: BinaryIO, dtype: str | None) -> Sequential:
-    size = path.stat().st_size
-    with zipfile.ZipFile(file) as archive:
+def _zipped(path: Path, size: int, dtype: str | None) -> Sequential:
+    with zipfile.ZipFile(path) as archive:
         _check(archive)
         config = _json(_member(archive, CONFIG, LARGEST_CONFIG))
         version = _version(_json(_member(archive, METADATA, LARGEST_CONFIG)).get("keras_version"))
-        content = _member(archive, WEIGHTS, max(TIMES * size, 1 << 20))
-    with File(io.BytesIO(content), len(content), str(path)) as weights:
-        del content
-        return _network(config, version, _Numbered(weights), dtype)
+        weights = _member(archive, WEIGHTS, max(TIMES * size, 1 << 20))
+    return _network(config, version, _Numbered(File(np.frombuffer(weights, np.uint8))), dtype)
 
 
-def _plain(path: Path, file: BinaryIO, dtype: str | None) -> Sequential:
-    with File(file, path.stat().st_size, str(path)) as weights:
-        root = weights.group()
-        text = weights.text(root, "model_config")
-        if text is None:
-            raise ModelFormatError(f"it holds weights but no description of a model; {WHOLE}.")
-        version = _version(weights.text(root, "keras_version"))
-        return _network(_json(text), version, _Named(weights), dtype)
+def _plain(path: Path, size: int, dtype: str | None) -> Sequential:
+    if size == 0:
+        raise ModelFormatError("it is empty; save or copy it again.")
+    file = File(np.memmap(path, np.uint8, mode="r").view(np.ndarray))
+    text = file.text(file.root, "model_config")
+    if text is None:
+        raise ModelFormatError(f"it holds weights but no description of a model; {WHOLE}.")
+    version = _version(file.text(file.root, "keras_version"))
+    return _network(_json(text), version, _Named(file), dtype)
 
 
 def _network(config: dict[str, Any], version: str, weights: keras_layers.Weights, dtype: str | None) -> Sequential:
@@ -113,8 +110,8 @@ class _Numbered:
         self.file = file
 
     def read(self, layer: keras_layers.Layer, names: Sequence[str], unread: int = 0) -> list[Any]:
-        group = self.file.group(layer.folder, "vars")
-        _check_count(layer, len(group), names, unread)
+        group = self.file.group(self.file.root, f"{layer.folder}/vars")
+        _check_count(layer, len(group.members), names, unread)
         return [self.file.array(group, str(number)) for number in range(len(names))]
 
 
@@ -125,7 +122,7 @@ class _Named:
         self.file = file
 
     def read(self, layer: keras_layers.Layer, names: Sequence[str], unread: int = 0) -> list[Any]:
-        group = self.file.group("model_weights", layer.names[0])
+        group = self.file.group(self.file.root, f"model_weights/{layer.names[0]}")
         paths = self.file.texts(group, "weight_names")
         within = f"/{layer.names[-1]}/" if len(layer.names) > 1 else "/"
         arrays = []

@@ -96,9 +96,10 @@ def _kind(config: Any, origin: str) -> str:
     kind = config["class_name"]
     module, registered = config.get("module"), config.get("registered_name")
     if registered not in (None, kind) or str(module or "keras").split(".")[0] not in LIBRARIES:
+        said = ".".join(str(part)[:80] for part in (module, registered or kind) if part)
         raise ModelFormatError(
-            f"{origin} is of the class {str(registered or kind)[:80]!r} of {str(module)[:80]}, not Keras' own: "
-            f"write it with Keras' layers {', '.join(sorted(_Walk.KINDS))}."
+            f"{origin} is of the class {said!r}, not Keras' own: write it with layers of Keras, such as "
+            f"{', '.join(sorted(_Walk.KINDS))}."
         )
     return kind
 
@@ -261,6 +262,11 @@ class _Walk:
         read = zip(names, self.weights.read(layer, names, unread), strict=True)
         arrays = {name: array.astype(np.float64) for name, array in read}
         epsilon = keras_functions.number(config, "epsilon", BATCH_NORM_EPSILON, layer.origin)
+        if len({array.shape for array in arrays.values()}) > 1 or arrays["moving_mean"].ndim != 1:
+            shapes = ", ".join(str(array.shape) for array in arrays.values())
+            raise ModelFormatError(
+                f"{layer.origin} has weights of shapes {shapes}, and should have rows of one length."
+            )
         variance = self.variance(layer, arrays["moving_variance"] + epsilon)
         scale = arrays.get("gamma", 1.0) / np.sqrt(variance)
         self.scale(layer, scale, arrays.get("beta", 0.0) - arrays["moving_mean"] * scale)
@@ -274,6 +280,8 @@ class _Walk:
         else:
             mean = keras_functions.numbers(config, "mean", 0.0, layer.origin)
             variance = keras_functions.numbers(config, "variance", 1.0, layer.origin)
+        if mean.shape != variance.shape:
+            raise ModelFormatError(f"{layer.origin} has means of shape {mean.shape} but variances of {variance.shape}.")
         deviation = np.maximum(np.sqrt(self.variance(layer, variance)), NORMALIZATION_EPSILON)
         if keras_functions.flag(config, "invert", False, layer.origin):
             self.scale(layer, deviation, mean)

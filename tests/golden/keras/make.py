@@ -1,7 +1,8 @@
 """Write the golden files of Keras, and its outputs: run with Keras 3, and again with Keras 2.
 
-Keras 3 with ``KERAS_BACKEND=jax JAX_ENABLE_X64=1``, and told to leave float64 as it is.  Each run writes ``keras<major>.tar.xz``, of the files as Keras wrote them, and its part of ``outputs.npz``: for each file the
-inputs ``x``, Keras' outputs ``y``, and for a float32 file also ``exact``, those of the same weights in float64.
+Keras 3 with ``KERAS_BACKEND=jax JAX_ENABLE_X64=1``, and told to leave float64 as it is.  Each run writes
+``keras<major>.tar.xz``, of the files as Keras wrote them, and its part of ``outputs.npz``: for each file the inputs
+``x``, Keras' outputs ``y``, and for a float32 file also ``exact``, those of the same weights in float64.
 """
 
 import importlib.metadata
@@ -19,8 +20,8 @@ try:
     keras = tensorflow.keras
     BACKEND = f"tensorflow {tensorflow.__version__}"
 except ImportError:
-    import keras
     import jax
+    import keras
     from keras.src.backend.common import dtypes
 
     dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"  # as it is with TensorFlow
@@ -182,11 +183,12 @@ def refused():
         pass
 
     @keras.utils.register_keras_serializable(package="mine")
-    def relu(x):
+    def doubled(x):
         return x * 2
 
+    models["prelu"].layers[-1].set_weights([np.arange(4.0)])
     models["custom"] = sequential(Dense(3))
-    models["custom_function"] = sequential(L.Dense(3, activation=relu))
+    models["custom_function"] = sequential(L.Dense(3, activation=doubled))
     if MAJOR == 3:
         models["int8"] = sequential(L.Dense(4))
         models["int8"].quantize("int8")
