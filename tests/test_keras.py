@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import random
+import re
 import subprocess
 import sys
 import tarfile
@@ -299,6 +300,7 @@ def test_configurations_that_make_no_sense_are_refused(index, entries, text, ref
         ("image.keras", 7, {"axis": 0}, None),
         ("normalizations.h5", 1, {"mean": [1.0]}, "has means of shape (1,) but variances of (4,)"),
         ("normalizations.h5", 1, {"mean": [[1], 2]}, "has [1] in its mean, and should have finite numbers"),
+        ("normalizations.h5", 1, {"mean": [[1, 0.5, 2, -1]], "variance": [[1, 4, 0.25, 0.0625]]}, None),
         ("normalizations.h5", 1, {"invert": None}, "has None as its invert, and should have true or false"),
     ],
 )
@@ -357,6 +359,9 @@ def test_a_graph_that_is_damaged_is_refused(refused):
 # Weights that are not plain arrays in the file.
 
 KERNEL = "layers/dense/vars/0"
+IN_PARTS = "is compressed, in other files or none at all"
+NOT_WHOLE = "is not in one piece, as Keras writes arrays"
+NO_FLOATS = "is not of float16, float32, float64 or bfloat16"
 
 
 def in_place_of(path, make):
@@ -384,24 +389,24 @@ def virtual(group, name):
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda g, n: g.__setitem__(n, h5py.ExternalLink("/etc/passwd", "w")), "is of a kind that Keras does not write"),
+        (lambda g, n: g.__setitem__(n, h5py.ExternalLink("elsewhere", "w")), "is of a kind that Keras does not write"),
         (lambda g, n: g.__setitem__(n, h5py.SoftLink("/layers/dense/vars/1")), "is a link to elsewhere"),
-        (dataset(shape=(4, 4), dtype="f4", external=[("/etc/passwd", 0, 64)]), "is compressed, in other files or none at all"),
-        (virtual, "is not in one piece, as Keras writes arrays"),
-        (dataset(data=np.zeros((4, 4), "f4"), chunks=(2, 2)), "is not in one piece, as Keras writes arrays"),
-        (dataset(data=np.zeros((4, 4), "f4"), compression="gzip"), "is compressed, in other files or none at all"),
+        (dataset(shape=(4, 4), dtype="f4", external=[("/etc/passwd", 0, 64)]), IN_PARTS),
+        (virtual, NOT_WHOLE),
+        (dataset(data=np.zeros((4, 4), "f4"), chunks=(2, 2)), NOT_WHOLE),
+        (dataset(data=np.zeros((4, 4), "f4"), compression="gzip"), IN_PARTS),
         (dataset(shape=(1 << 20, 1 << 20), dtype="f4"), "it says more than a file of its size can"),
-        (dataset(shape=(1 << 20, 1 << 20), dtype="f4", chunks=(8, 8)), "is not in one piece, as Keras writes arrays"),
+        (dataset(shape=(1 << 20, 1 << 20), dtype="f4", chunks=(8, 8)), NOT_WHOLE),
         (lambda g, n: g.create_dataset(n, data=h5py.Empty("f4")), "has no shape that can be read"),
-        (dataset(data=np.zeros((4, 4), "i4")), "is not of float16, float32, float64 or bfloat16"),
-        (dataset(data=np.zeros((4, 4), "c8")), "is not of float16, float32, float64 or bfloat16"),
-        (dataset(data=np.zeros((4, 4), [("a", "f4")])), "is not of float16, float32, float64 or bfloat16"),
-        (dataset(data=np.zeros((4, 4), "V2")), "is not of float16, float32, float64 or bfloat16"),
-        (lambda g, n: g.create_dataset(n, data=["text"], dtype=h5py.string_dtype()), "is not of float16, float32, float64 or bfloat16"),
+        (dataset(data=np.zeros((4, 4), "i4")), NO_FLOATS),
+        (dataset(data=np.zeros((4, 4), "c8")), NO_FLOATS),
+        (dataset(data=np.zeros((4, 4), [("a", "f4")])), NO_FLOATS),
+        (dataset(data=np.zeros((4, 4), "V2")), NO_FLOATS),
+        (lambda g, n: g.create_dataset(n, data=["text"], dtype=h5py.string_dtype()), NO_FLOATS),
         (dataset(data=np.zeros((4, 4, 1), "f4")), "has a kernel of shape (4, 4, 1) but 4 units"),
         (dataset(data=np.zeros(4, "f4")), "has a kernel of shape (4,) but 4 units"),
         (dataset(data=np.zeros((5, 4), "f4")), "takes 5 features but gets 4"),
-        (lambda g, n: g.create_group(n), "is compressed, in other files or none at all"),
+        (lambda g, n: g.create_group(n), IN_PARTS),
         (lambda g, n: g.__setitem__("x", np.zeros((4, 4), "f4")), "has no '0'"),
     ],
 )  # fmt: skip
@@ -480,8 +485,10 @@ def test_names_of_weights_that_are_not_there_are_refused(refused):
         ([kernel, kernel, bias], "has 2 weights called kernel but should have one"),
         ([kernel, bias, "other"], "has 3 weights but should have 2, kernel, bias first"),
         (["../kernel", "bias"], "has no '..'"),
+        (np.array([]), "has 0 weights called kernel but should have one"),
+        ([kernel, bias, ""], "has 3 weights but should have 2, kernel, bias first"),
         (["elsewhere/kernel", "bias"], "has no 'elsewhere'"),
-        ([f"{kernel}/kernel", "bias"], "has no 'kernel'"),
+        ([f"{kernel}/kernel", "bias"], "is no group of names"),
     ]:
         damage = lambda file, value=value: file["model_weights"][name].attrs.__setitem__("weight_names", value)  # noqa: E731
         refused("3/mlp_float32.h5", text, changed("3/mlp_float32.h5", damage=damage))
@@ -538,6 +545,96 @@ def test_what_is_not_hdf5_is_refused(content, text, refused):
     refused("net.hdf5", text, content)
     refused("net.keras", "is not a whole Keras file", content)
     refused("net.keras", "it is HDF5" if len(content) > 90 else "it does not begin as HDF5", with_weights(content))
+
+
+def edited(at, new, name="3/float16.keras"):
+    """The weights of a golden file, with bytes replaced."""
+    content = bytearray(members(name)["model.weights.h5"])
+    content[at : at + len(new)] = new
+    return bytes(content)
+
+
+def test_addresses_and_sizes_that_cannot_be_are_refused(refused):
+    content = members()["model.weights.h5"]
+    layout = re.search(rb"\x03\x01.{8}\x20\0{7}", content, re.DOTALL).start()
+    kind = re.search(rb"\x11.{3}\x02\0{3}", content, re.DOTALL).start()
+    tree, heap, node = (content.index(signature) for signature in (b"TREE", b"HEAP", b"SNOD"))
+    circle = bytearray(content[tree : tree + 40])
+    circle[5], circle[32:] = 1, tree.to_bytes(8, "little")
+    far = (2**64 - 1).to_bytes(8, "little")
+    for at, new, text in [
+        (layout + 10, b"\x1e", "has 30 bytes but the shape (4, 4) of 2 each"),
+        (kind + 4, b"\x04", NO_FLOATS),
+        (layout + 2, far, "it ends at byte"),
+        (tree, circle, "has a B-tree at byte"),
+        (tree, b"EERT", "it has no TREE at byte"),
+        (heap + 24, far, "it ends at byte"),
+        (node + 8, far, "is a link to elsewhere, or damaged"),
+        (40, far, "bytes of 18446744073709551615; save or copy it again"),
+        (64, far, "it ends at byte"),
+    ]:
+        refused("net.keras", text, with_weights(edited(at, new)))
+
+
+def test_attributes_of_another_version_are_refused(refused):
+    content = bytearray(files()["3/mlp_float32.h5"])
+    content[content.index(b"model_config\0") - 8] = 9
+    refused("3/mlp_float32.h5", "the attribute model_config of the file cannot be read", content)
+
+
+@needs_h5py
+def test_files_of_a_later_version_of_hdf5_are_refused(refused):
+    with h5py.File(buffer := io.BytesIO(), "w", libver="latest") as file:
+        file["layers/dense/vars/0"] = np.zeros((4, 4), "f4")
+    refused("net.keras", "it is HDF5 of a kind that Keras does not write, 3", with_weights(buffer.getvalue()))
+
+
+@needs_h5py
+def test_an_array_in_its_header_is_read(load):
+    def compact(group, name):
+        options = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        options.set_layout(h5py.h5d.COMPACT)
+        kind, space = h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((4, 4))
+        data = h5py.h5d.create(group.id, name.encode(), kind, space, options)
+        data.write(h5py.h5s.ALL, h5py.h5s.ALL, np.arange(16, dtype="f4").reshape(4, 4))
+
+    net = load("3/float16.keras", changed("3/float16.keras", damage=in_place_of(KERNEL, compact)))
+    assert net.layers[0].w.tolist() == np.arange(16.0).reshape(4, 4).tolist()
+
+
+@needs_h5py
+def test_weights_of_batch_normalisation_have_one_length(refused):
+    path = "layers/batch_normalization/vars/1"
+    damage = in_place_of(path, dataset(data=np.zeros(2, "f4")))
+    text = "has weights of shapes (5,), (2,), (5,), (5,), and should have rows of one length"
+    refused("3/mlp_float32.keras", text, changed("3/mlp_float32.keras", damage=damage))
+
+
+@needs_h5py
+def test_weights_that_are_not_finite_are_warned_of(load):
+    damage = in_place_of(KERNEL, dataset(data=np.full((4, 4), np.nan, "f4")))
+    with pytest.raises(nd.NonFiniteWarning):  # an error here, for tests make warnings errors
+        load("3/float16.keras", changed("3/float16.keras", damage=damage))
+
+
+def test_models_in_models_are_of_one_shape(refused):
+    def change(config):
+        config["config"]["layers"][2]["config"]["layers"][0]["config"]["batch_shape"] = [None, 7]
+
+    refused("3/nested.keras", "takes examples of shape (7,) but gets (4,)", changed("3/nested.keras", change))
+
+
+def test_an_image_of_unknown_shape_is_flat(load):
+    def change(config):
+        del config["config"]["layers"][:4], config["config"]["build_input_shape"]
+
+    assert load("3/image.keras", changed("3/image.keras", change)).n_in == 6
+
+
+def test_descriptions_that_are_too_long_are_refused(refused, monkeypatch):
+    monkeypatch.setattr("numbadense.io.keras.LARGEST_CONFIG", 100)
+    refused("3/mlp_float32.h5", "characters, and at most 100 are read")
+    refused("3/mlp_float32.keras", "its member config.json claims to unpack")
 
 
 # Archives.
