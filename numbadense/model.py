@@ -294,24 +294,29 @@ class Sequential:
         ]
         return Sequential(layers, self.metadata)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, examples: ArrayLike | None = None) -> None:
         """Write the network to a safetensors file; an existing file is replaced only by a whole one.
 
         Parameters
         ----------
         path : path_like
             The file, with the suffix ``.safetensors``.
+        examples : array_like, shape (m, n_in), optional
+            Rows that the file keeps, with what the network gives for them.  :func:`numbadense.load` tries it with them,
+            and refuses a network that gives something else by more than rounding.
 
         Raises
         ------
         ModelFormatError
             If the suffix names no format that can be written.
+        OptionError
+            If the format has no place for examples.
         OSError
             If the file cannot be written.
         """
         from numbadense import io
 
-        io.save(self, path)
+        io.save(self, path, examples=examples)
 
     def to(self, device: str) -> DeviceSequential:
         """Return the network on a CUDA device, its weights uploaded once.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from numbadense.errors import ModelFormatError, OptionError
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
+    from numpy.typing import ArrayLike, DTypeLike
 
     from numbadense.model import Sequential
 
@@ -129,7 +129,7 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def save(network: Sequential, path: str | os.PathLike[str]) -> None:
+def save(network: Sequential, path: str | os.PathLike[str], *, examples: ArrayLike | None = None) -> None:
     """Write a network to a file; an existing file is replaced only by a whole one.
 
     Parameters
@@ -138,11 +138,15 @@ def save(network: Sequential, path: str | os.PathLike[str]) -> None:
         The network.
     path : path_like
         The file, with the suffix ``.safetensors``.
+    examples : array_like, shape (m, n_in), optional
+        Rows that the file keeps, with what the network gives for them; :func:`load` tries it with them.
 
     Raises
     ------
     ModelFormatError
         If the suffix names no format that can be written.
+    OptionError
+        If the format has no place for examples.
     OSError
         If the file cannot be written.
     """
@@ -152,4 +156,10 @@ def save(network: Sequential, path: str | os.PathLike[str]) -> None:
         raise ModelFormatError(
             f"{path} has the suffix {path.suffix!r} but networks are written as {', '.join(WRITERS)}; name it so."
         )
-    _module(WRITERS[suffix]).save(network, path)
+    writer = _module(WRITERS[suffix])
+    if examples is None:
+        writer.save(network, path)
+    elif "examples" in writer.WRITE_OPTIONS:
+        writer.save(network, path, examples)
+    else:
+        raise OptionError(f"examples are given for {path}, which has no place for them; leave them out.")
