@@ -348,10 +348,11 @@ class Sequential:
         -------
         str
         """
-        lines = [f"{'layer':>5}  {'shape':<16}{'activation':<14}{'parameters':>12}"]
+        name_width = 2 + max(12, *(len(layer.activation.name) for layer in self.layers))
+        lines = [f"{'layer':>5}  {'shape':<16}{'activation':<{name_width}}{'parameters':>12}"]
         for index, layer in enumerate(self.layers):
             shape = f"{layer.n_in} -> {layer.n_out}"
-            lines.append(f"{index:>5}  {shape:<16}{layer.activation.name:<14}{layer.parameters:>12,}")
+            lines.append(f"{index:>5}  {shape:<16}{layer.activation.name:<{name_width}}{layer.parameters:>12,}")
         total, size = (sum(getattr(layer, name) for layer in self.layers) for name in ("parameters", "nbytes"))
         lines.append(f"total  {total:,} parameters, {size:,} bytes in {dtypes(self)}")
         return "\n".join(lines)
