@@ -329,19 +329,3 @@ def columns(code, pieces, x, y, scratch, half, threads):
             if index < layers - 1:
                 whole = rows_at(rows_of(scratch, 0, 1), (index & 1) * half, word(layer, OUT_ROW))
             call_pass(word(layer, PASS), whole, whole, m, word(layer, PASS_COLUMNS))
-
-
-def blocks(code, x, out, scratch):
-    """Run a network for a caller inside compiled code: as many rows at once as `scratch` has room for."""
-    m, width, half = x.shape[0], word(code, WIDTH), scratch.size // 2
-    if half < width and m > 0:
-        raise ValueError("scratch is too small for one row: take it from numbadense.jit.arguments(network).")
-    xv, yv, own = matrix(x), matrix(out), rows_of(scratch, 0, 1)
-    if m == 1:
-        call_kernel(word(code, ROW_KERNEL), code, 0, xv, 1, yv, own, half)
-        return
-    block = half // width if width > 0 else max(1, m)
-    for i in range(0, m, block):
-        rows = min(block, m - i)
-        address = word(code, ROW_KERNEL if rows == 1 else KERNEL)
-        call_kernel(address, code, 0, part(xv, i, 0), rows, part(yv, i, 0), own, half)
