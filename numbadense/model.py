@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from numbadense._engine.program import Program
     from numbadense.cuda import DeviceSequential
+    from numbadense.jit import Network
 
 __all__ = ["Dense", "Sequential"]
 
@@ -74,30 +74,7 @@ class Sequential:
     def __init__(self, layers: Sequence[Dense], metadata: Mapping[str, str] | None = None) -> None:
         from numbadense._engine import validate
 
-        try:
-            layers = tuple(layers)
-        except TypeError:
-            raise OptionError(
-                f"layers is a {type(layers).__name__} but must be a sequence of layers; pass [layer, ...]."
-            ) from None
-        if not layers:
-            raise ShapeError(
-                "a network has 0 layers but needs 1 at least; pass [numbadense.Dense(w, b, activation), ...]."
-            )
-        for index, layer in enumerate(layers):
-            if not isinstance(layer, Dense):
-                raise OptionError(
-                    f"layer {index} is a {type(layer).__name__} but must be a numbadense.Dense; "
-                    "pass Dense(w, b, activation)."
-                )
-        for index, (before, after) in enumerate(itertools.pairwise(layers), start=1):
-            if before.n_out != after.n_in:
-                raise ShapeError(
-                    f"layer {index} takes {after.n_in} features but layer {index - 1} gives {before.n_out}: "
-                    f"w.shape={after.w.shape} after w.shape={before.w.shape}; "
-                    "w is (n_in, n_out), so if they came from PyTorch, pass w.T."
-                )
-        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "layers", validate.chain(layers, Dense))
         object.__setattr__(self, "metadata", MappingProxyType(validate.notes(metadata)))
 
     @property
@@ -143,6 +120,79 @@ class Sequential:
     @functools.cached_property
     def _address(self) -> int:
         return self._program.address
+
+    @functools.cached_property
+    def jit(self) -> Network:
+        """The network for the user's own compiled functions: an argument ``f`` that they call, ``f(x, out)``.
+
+        See :class:`numbadense.jit.Network`.
+        """
+        from numbadense import jit
+
+        return jit.Network(self)
+
+    @functools.cached_property
+    def ctypes(self) -> Any:
+        """The network as a C function, ``int64 f(const T *x, T *out, int64 m)``: a :mod:`ctypes` function.
+
+        `x` has m rows of `n_in` numbers of the network's dtype, one after the other, and `out`, apart from it, m of
+        `n_out`.  It returns 0, or 1 if there is no memory for the hidden activations of a wide network; up to 16 KiB
+        they are on the stack.  Many threads may call it at once.  It keeps the network alive, and belongs to this
+        process, where some 2 ms make it at the first use.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numbadense as nd
+        >>> net = nd.Sequential([nd.Dense([[1.0], [1.0]], [0.5])])
+        >>> x, out = np.array([[1.0, 2.0], [3.0, 4.0]]), np.empty((2, 1))
+        >>> pointer = net.ctypes.argtypes[0]
+        >>> net.ctypes(x.ctypes.data_as(pointer), out.ctypes.data_as(pointer), 2)
+        0
+        >>> out
+        array([[3.5],
+               [7.5]])
+        """
+        from numbadense._engine import pointers
+
+        return pointers.function(self._program, self)
+
+    @property
+    def address(self) -> int:
+        """The memory address of the C function :attr:`ctypes`, in this process, for as long as the network is kept."""
+        from numbadense._engine import pointers
+
+        return pointers.address(self.ctypes)
+
+    def low_level_callable(self) -> Any:
+        """Return the network as a function that SciPy's integrators call without Python.
+
+        Returns
+        -------
+        scipy.LowLevelCallable
+            ``double (double, void *)``, for :func:`scipy.integrate.quad`, if the network has one feature, and else
+            ``double (int, double *, void *)``, for :func:`scipy.integrate.nquad`, which gives NaN for another number of
+            them.  It keeps the network alive.
+
+        Raises
+        ------
+        DTypeError, ShapeError
+            If the network does not compute in float64, or has more outputs than one.
+        MissingDependencyError
+            If there is no SciPy.
+
+        Examples
+        --------
+        >>> import numbadense as nd
+        >>> from scipy.integrate import quad
+        >>> net = nd.Sequential([nd.Dense([[1.0]], None, "sigmoid")])
+        >>> integral, error = quad(net.low_level_callable(), -1.0, 1.0)
+        >>> round(integral, 12)
+        1.0
+        """
+        from numbadense._engine import pointers
+
+        return pointers.low_level_callable(self._program, self)
 
     def __call__(self, x: ArrayLike, *, out: NDArray[Any] | None = None, threads: int | None = None) -> NDArray[Any]:
         """Propagate examples forward.

@@ -4,6 +4,7 @@ What leaves this module is what kernels expect: native byte order, aligned, floa
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -207,6 +208,32 @@ def direct_output(out: np.ndarray, dtype: np.dtype, inputs: tuple[np.ndarray, ..
         if np.may_share_memory(rows, array):
             return None
     return rows
+
+
+def chain(layers, kind) -> tuple:
+    """Return the layers of a network as a tuple: of a `kind`, one at least, each taking what the one before gives."""
+    try:
+        layers = tuple(layers)
+    except TypeError:
+        raise OptionError(
+            f"layers is a {type(layers).__name__} but must be a sequence of layers; pass [layer, ...]."
+        ) from None
+    if not layers:
+        raise ShapeError("a network has 0 layers but needs 1 at least; pass [numbadense.Dense(w, b, activation), ...].")
+    for index, layer in enumerate(layers):
+        if not isinstance(layer, kind):
+            raise OptionError(
+                f"layer {index} is a {type(layer).__name__} but must be a numbadense.Dense; "
+                "pass Dense(w, b, activation)."
+            )
+    for index, (before, after) in enumerate(itertools.pairwise(layers), start=1):
+        if before.n_out != after.n_in:
+            raise ShapeError(
+                f"layer {index} takes {after.n_in} features but layer {index - 1} gives {before.n_out}: "
+                f"w.shape={after.w.shape} after w.shape={before.w.shape}; "
+                "w is (n_in, n_out), so if they came from PyTorch, pass w.T."
+            )
+    return layers
 
 
 def notes(metadata) -> dict[str, str]:

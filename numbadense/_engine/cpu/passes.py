@@ -33,13 +33,15 @@ def make_elementwise(jit, scalar):
     the loop over the rows, would not fit into the registers.
     """
 
-    def apart_row(source, target):
+    def apart_row(x, y, offset, size):
         stand_alone()
+        source, target = row_at(x, offset, size), row_at(y, offset, size)
         for j in range(target.size):
             target[j] = scalar(source[j])
 
-    def same_row(target):
+    def same_row(y, offset, size):
         stand_alone()
+        target = row_at(y, offset, size)
         for j in range(target.size):
             target[j] = scalar(target[j])
 
@@ -50,11 +52,10 @@ def make_elementwise(jit, scalar):
             columns *= rows
             rows = min(rows, 1)
         for i in range(rows):
-            target = row_at(y, i * ld, columns)
             if apart:
-                copy(row_at(x, i * ld, columns), target)
+                copy(x, y, i * ld, columns)
             else:
-                change(target)
+                change(y, i * ld, columns)
 
     return elementwise
 

@@ -6,11 +6,13 @@ if config.DISABLE_JIT:
     from numbadense._engine.cpu.twin import (
         address,
         address_of,
+        allocate,
         call_kernel,
         call_layer,
         call_pass,
         copy_row,
         fence,
+        is_null,
         load,
         make_borrow,
         matrix,
@@ -18,6 +20,7 @@ if config.DISABLE_JIT:
         part,
         pointer,
         rank1,
+        release,
         resume,
         row_at,
         rows_at,
@@ -57,16 +60,18 @@ else:
         store,
         weights_at,
     )
-    from numbadense._engine.cpu.vectors import fence, load, pointer, stack, stream
+    from numbadense._engine.cpu.vectors import allocate, fence, is_null, load, pointer, release, stack, stream
 
 __all__ = [
     "address",
     "address_of",
+    "allocate",
     "call_kernel",
     "call_layer",
     "call_pass",
     "copy_row",
     "fence",
+    "is_null",
     "load",
     "make_borrow",
     "matrix",
@@ -74,6 +79,7 @@ __all__ = [
     "part",
     "pointer",
     "rank1",
+    "release",
     "resume",
     "row_at",
     "rows_at",

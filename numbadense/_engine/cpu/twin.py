@@ -155,6 +155,20 @@ def stack(like, size):
     return np.empty(size, like.dtype)
 
 
+def allocate(like, size):
+    """A new array."""
+    return np.empty(size, like.dtype)
+
+
+def is_null(pointer):
+    """An array is always there."""
+    return False
+
+
+def release(pointer):
+    """Nothing: Python counts references."""
+
+
 def load(nv, lanes, pointer, offset, count, fill):
     """The elements that are there, and `fill` after them."""
     tile = np.full(nv * lanes, fill, pointer.dtype)
