@@ -29,6 +29,7 @@ COMMANDS = [
     "population.py",
     "half.py",
     "cold.py",
+    "examples.py",
 ]
 
 
