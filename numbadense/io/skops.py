@@ -24,12 +24,13 @@ from numbadense.model import Sequential
 
 OPTIONS = ("trusted",)
 SCHEMA = "schema.json"
-LARGEST_SCHEMA = 16 << 20
+LARGEST_SCHEMA = 8 << 20
+MOST_PARTS = 40_000  # lists and dicts of the schema, of which skops makes 10 000 a second or more
 UNPACKED, TIMES = 32 << 20, 20  # a file may unpack to so many bytes, or to so many times its own
 PIECE = 1 << 20
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others know no bound to what a piece unpacks to
 NULL = {"__class__": "str", "__module__": "builtins", "__loader__": "JsonNode", "content": "null"}
-UNREAD = ("_optimizer",)  # the state of the training, of a type that skops does not trust
+UNREAD = ("_optimizer", "loss_curve_", "validation_scores_")  # of training; skops does not trust the first's type
 
 
 def load(path: Path, dtype: str | None = None, trusted: Sequence[str | type] = ()) -> Sequential:
@@ -122,9 +123,12 @@ def _cleaned(path: Path, schema: Any) -> tuple[list[str], str | None]:
     """
     files: list[str] = []
     version = None
-    rest = [schema]
+    rest, parts = [schema], 0
     while rest:
         node = rest.pop()
+        parts += isinstance(node, (dict, list))
+        if parts > MOST_PARTS:
+            raise ModelFormatError(f"{path} describes more than {MOST_PARTS} parts of objects; save the network alone.")
         if isinstance(node, dict):
             if "__loader__" in node:
                 node.pop("__id__", None)
@@ -146,9 +150,7 @@ def _cleaned(path: Path, schema: Any) -> tuple[list[str], str | None]:
 def _check_array(path: Path, name: str, member: bytes) -> None:
     """Refuse an array that is not as large as it says, for that much memory would be taken."""
     if member.startswith(b"PK"):
-        raise ModelFormatError(
-            f"{path} holds an archive within the archive, {name}, such as a sparse matrix; remove it."
-        )
+        raise ModelFormatError(f"{path} holds an archive within it, {name!r}, such as a sparse matrix; remove it.")
     if not member.startswith(np.lib.format.MAGIC_PREFIX):
         return
     file = io.BytesIO(member)
