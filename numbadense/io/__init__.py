@@ -22,9 +22,12 @@ __all__ = ["load", "save"]
 
 # Modules of this folder.  A reader is ``load(path, dtype, **options)`` for a file, and for an object that its
 # ``recognises(object)`` knows ``read(object, dtype, **options)``; `dtype` is a name or None; OPTIONS it takes.
-READERS = {".safetensors": "safetensors"}
+READERS = {
+    ".safetensors": "safetensors",
+    ".skops": "skops",
+}
 WRITERS = {".safetensors": "safetensors"}
-OBJECTS: tuple[str, ...] = ()
+OBJECTS = ("sklearn",)
 
 # Files that are programs: to read one is to run it.
 PICKLES = {
@@ -46,6 +49,7 @@ def load(
     *,
     activations: Sequence[Any] | None = None,
     dtype: DTypeLike | None = None,
+    trusted: Sequence[str | type] | None = None,
 ) -> Sequential:
     """Read a network: from a file, or from an object of the library that trained it.
 
@@ -55,10 +59,14 @@ def load(
     ----------
     source : path_like or object
         A ``.safetensors`` file written by :meth:`numbadense.Sequential.save`, whose weights are memory-mapped.
+        A ``.skops`` file, or a fitted estimator of scikit-learn: `MLPClassifier`, `MLPRegressor`, or a pipeline of
+        linear scalers and one of them.
     activations : sequence of str, Activation or function, optional
         One for each dense layer, for sources that hold weights alone.
     dtype : dtype_like, optional
         float32 or float64, to convert the weights to; by default as the source has them.
+    trusted : sequence of str or type, optional
+        For a ``.skops`` file: the types in it that you have reviewed, beyond those that skops trusts.
 
     Returns
     -------
@@ -94,12 +102,13 @@ def load(
     else:
         reader = _module(_recogniser(source))
         read, given = reader.read, source
-    options = {"activations": activations}
+    options = {"activations": activations, "trusted": trusted}
     options = {name: value for name, value in options.items() if value is not None}
     for name in options:
         if name not in reader.OPTIONS:
             said = given if isinstance(given, Path) else f"a {type(given).__name__}"
-            raise OptionError(f"{name} is given for {said}, which says that itself; leave {name} out.")
+            why = "says that itself" if name == "activations" else "has no use for it"
+            raise OptionError(f"{name} is given for {said}, which {why}; leave {name} out.")
     wanted = None if dtype is None else validate.network_dtype(dtype)
     return read(given, wanted, **options)
 
