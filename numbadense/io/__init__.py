@@ -22,9 +22,9 @@ __all__ = ["load", "save"]
 
 # Modules of this folder.  A reader is ``load(path, dtype, **options)`` for a file, and for an object that its
 # ``recognises(object)`` knows ``read(object, dtype, **options)``; `dtype` is a name or None; OPTIONS it takes.
-READERS = {".safetensors": "safetensors"}
-WRITERS = {".safetensors": "safetensors"}
-OBJECTS: tuple[str, ...] = ()
+READERS = {".onnx": "onnx", ".safetensors": "safetensors"}
+WRITERS = {".onnx": "onnx", ".safetensors": "safetensors"}
+OBJECTS: tuple[str, ...] = ("onnx",)
 
 # Files that are programs: to read one is to run it.
 PICKLES = {
