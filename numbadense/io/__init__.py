@@ -23,11 +23,18 @@ __all__ = ["load", "save"]
 # Modules of this folder.  A reader is ``load(path, dtype, **options)`` for a file, and for an object that its
 # ``recognises(object)`` knows ``read(object, dtype, **options)``; `dtype` is a name or None; OPTIONS it takes.
 READERS = {
+    ".onnx": "onnx",
     ".safetensors": "safetensors",
     ".skops": "skops",
 }
-WRITERS = {".safetensors": "safetensors"}
-OBJECTS = ("sklearn",)
+WRITERS = {
+    ".onnx": "onnx",
+    ".safetensors": "safetensors",
+}
+OBJECTS = (
+    "onnx",
+    "sklearn",
+)
 
 # Files that are programs: to read one is to run it.
 PICKLES = {

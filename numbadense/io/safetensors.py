@@ -10,8 +10,6 @@ several in any order, and the same network should give the same bytes.  Tensors 
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from safetensors import SafetensorError
 from numbadense import activations, testing
 from numbadense._engine.half import Half
 from numbadense.errors import ActivationError, ModelFormatError, NumbadenseError
+from numbadense.io import files
 from numbadense.model import Dense, Sequential
 
 if TYPE_CHECKING:
@@ -56,15 +55,8 @@ def save(network: Sequential, path: Path, examples: ArrayLike | None = None) -> 
         "layers": [{"activation": layer.activation.name} for layer in network.layers],
         "metadata": dict(network.metadata),
     }
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        content = safetensors.numpy.save(tensors, {"numbadense": json.dumps(description)})
-        if bfloat16:
-            content = _with_bfloat16(content, bfloat16)
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    content = safetensors.numpy.save(tensors, {"numbadense": json.dumps(description)})
+    files.replace(path, _with_bfloat16(content, bfloat16) if bfloat16 else content)
 
 
 def _with_bfloat16(content: bytes, names: list[str]) -> bytes:
