@@ -156,7 +156,7 @@ def test_the_inverse_of_a_scaler_of_the_target_is_folded_into_the_last_layer(nam
 
 
 def test_a_scaler_that_clips_is_a_layer():
-    scaler = named("MinMaxScaler", scale_=2 * ONES, min_=ONES, clip=True, feature_range=(-0.5, 1))
+    scaler = named("MinMaxScaler", scale_=2 * ONES, min_=ONES, clip=True, feature_range=(np.float32(-0.5), 1))
     estimator = regressor()
     net = nd.load(pipeline(scaler, standard(), estimator))
     assert [layer.activation.name for layer in net.layers] == ["clip(low=-0.5, high=1.0)", "tanh", "identity"]
@@ -164,6 +164,8 @@ def test_a_scaler_that_clips_is_a_layer():
     np.testing.assert_allclose(net(X), hidden(estimator, x, np.tanh), rtol=1e-12, atol=1e-12)
     target = named("TransformedTargetRegressor", regressor_=regressor(3), transformer_=scaler)
     assert len(nd.load(target).layers) == 2  # its inverse does not clip
+    net = nd.load(pipeline(named("MaxAbsScaler", scale_=ONES, clip=True), estimator))
+    np.testing.assert_allclose(net(X), hidden(estimator, np.clip(X, -1, 1), np.tanh), rtol=1e-12, atol=1e-12)
 
 
 def test_the_best_estimator_of_a_search_is_read_wherever_it_is():

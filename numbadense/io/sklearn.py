@@ -149,7 +149,7 @@ def _transforms(transformer: Any, origin: str) -> Iterator[Step]:
         yield Scale(origin, factor, shift)
         if getattr(transformer, "clip", False):
             low, high = getattr(transformer, "feature_range", (-1.0, 1.0))
-            yield Activate(origin, f"clip({low!r}, {high!r})")
+            yield Activate(origin, f"clip({float(low)!r}, {float(high)!r})")
 
 
 def _untransforms(transformer: Any, origin: str) -> Iterator[Step]:
