@@ -24,14 +24,15 @@ __all__ = ["load", "save"]
 # ``recognises(object)`` knows ``read(object, dtype, **options)``; `dtype` is a name or None; OPTIONS it takes.
 READERS = {".safetensors": "safetensors"}
 WRITERS = {".safetensors": "safetensors"}
-OBJECTS: tuple[str, ...] = ()
+OBJECTS = ("equinox", "torch", "trees")
 
 # Files that are programs: to read one is to run it.
 PICKLES = {
     **dict.fromkeys(
         (".pt", ".pth", ".ckpt", ".bin"),
         "in Python with PyTorch: from safetensors.torch import save_file; "
-        'save_file(model.state_dict(), "net.safetensors"), and load that with activations=[...]',
+        'save_file(model.state_dict(), "net.safetensors"), and load that with '
+        "activations=[...], or pass an nn.Sequential itself to numbadense.load",
     ),
     **dict.fromkeys(
         (".pkl", ".pickle", ".joblib"),
@@ -54,7 +55,10 @@ def load(
     Parameters
     ----------
     source : path_like or object
-        A ``.safetensors`` file written by :meth:`numbadense.Sequential.save`, whose weights are memory-mapped.
+        A ``.safetensors`` file written by :meth:`numbadense.Sequential.save`, whose weights are memory-mapped; or one
+        of a `state_dict` of PyTorch, or other weights by name, with `activations`.
+        An ``nn.Sequential`` of PyTorch, read as after ``eval()``; a module of Equinox; a mapping of weights by name, of
+        Flax, Haiku or PyTorch, with `activations`.
     activations : sequence of str, Activation or function, optional
         One for each dense layer, for sources that hold weights alone.
     dtype : dtype_like, optional
