@@ -118,6 +118,7 @@ def test_an_order_that_nothing_tells_is_the_mappings_unless_that_is_the_alphabet
     tree = {"first": layer(3, 3, seed=1), "body": layer(3, 3, seed=2), "last": layer(3, 3, seed=3)}
     net = nd.load(tree, activations=[None] * 3)
     assert all(np.array_equal(net.layers[i].w, each["kernel"]) for i, each in enumerate(tree.values()))
+    as_jax_has_it = {name: dict(sorted(each.items())) for name, each in sorted(tree.items())}
     with pytest.raises(
         nd.ModelFormatError, match=r"order, and their shapes fit in several orders: body \(3, 3\), first"
     ):

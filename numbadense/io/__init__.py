@@ -125,7 +125,7 @@ def _recogniser(source: Any) -> str:
             return name
     raise ModelFormatError(
         f"a {type(source).__module__}.{type(source).__name__} is not a network that can be read: pass a file "
-        f"({', '.join(READERS)})."
+        f"({', '.join(READERS)}), an nn.Sequential, or weights by name such as a state_dict or nnx.state(model)."
     )
 
 
