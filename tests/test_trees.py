@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from types import MappingProxyType
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -134,6 +133,7 @@ def test_what_a_weight_is_its_name_says():
 
 
 def test_none_is_no_bias_and_halves_are_widened():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
     w = np.array([[1.5, 2.0]])
     assert nd.load({"w": w, "b": None}, activations=[None]).layers[0].b is None
     for dtype in (np.float16, ml_dtypes.bfloat16):
