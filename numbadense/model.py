@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from numbadense import vectors
 from numbadense.errors import DeviceError, OptionError, ShapeError
 from numbadense.layer import Dense, dtypes
 
@@ -76,6 +77,10 @@ class Sequential:
 
         object.__setattr__(self, "layers", validate.chain(layers, Dense))
         object.__setattr__(self, "metadata", MappingProxyType(validate.notes(metadata)))
+
+    from_arrays = classmethod(vectors.from_arrays)
+    from_vector = classmethod(vectors.from_vector)
+    to_vector = vectors.to_vector
 
     @property
     def n_in(self) -> int:

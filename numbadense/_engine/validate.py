@@ -278,9 +278,9 @@ def stacked(weights, biases) -> tuple[list[np.ndarray], list[np.ndarray | None],
     """Return the weights and biases of a population by layer, each with a leading axis of networks, and its dtype."""
     w = [
         as_array(f"weights[{i}]", part)
-        for i, part in enumerate(_by_layer("weights", weights, "(networks, n_in, n_out)"))
+        for i, part in enumerate(by_layer("weights", weights, "(networks, n_in, n_out)"))
     ]
-    b = [None] * len(w) if biases is None else _by_layer("biases", biases, "(networks, n_out)")
+    b = [None] * len(w) if biases is None else by_layer("biases", biases, "(networks, n_out)")
     b = [None if part is None else as_array(f"biases[{i}]", part) for i, part in enumerate(b)]
     if not w:
         raise ShapeError("a population has 0 layers but needs 1 at least; pass weights=[w, ...], one for each layer.")
@@ -318,7 +318,7 @@ def stacked(weights, biases) -> tuple[list[np.ndarray], list[np.ndarray | None],
     return w, b, compute_dtype("a population", *(part for _, part in named))
 
 
-def _by_layer(name: str, parts, shape: str) -> list:
+def by_layer(name: str, parts, shape: str) -> list:
     if isinstance(parts, np.ndarray) or not isinstance(parts, Sequence):
         raise OptionError(
             f"{name} is a {type(parts).__name__} but must be a list with an array for each layer; "

@@ -32,8 +32,11 @@ WRITERS = {
     ".safetensors": "safetensors",
 }
 OBJECTS = (
+    "equinox",
     "onnx",
     "sklearn",
+    "torch",
+    "trees",
 )
 
 # Files that are programs: to read one is to run it.
@@ -41,7 +44,8 @@ PICKLES = {
     **dict.fromkeys(
         (".pt", ".pth", ".ckpt", ".bin"),
         "in Python with PyTorch: from safetensors.torch import save_file; "
-        'save_file(model.state_dict(), "net.safetensors"), and load that with activations=[...]',
+        'save_file(model.state_dict(), "net.safetensors"), and load that with '
+        "activations=[...], or pass an nn.Sequential itself to numbadense.load",
     ),
     **dict.fromkeys(
         (".pkl", ".pickle", ".joblib"),
@@ -65,9 +69,12 @@ def load(
     Parameters
     ----------
     source : path_like or object
-        A ``.safetensors`` file written by :meth:`numbadense.Sequential.save`, whose weights are memory-mapped.
+        A ``.safetensors`` file written by :meth:`numbadense.Sequential.save`, whose weights are memory-mapped; or one
+        of a `state_dict` of PyTorch, or other weights by name, with `activations`.
         A ``.skops`` file, or a fitted estimator of scikit-learn: `MLPClassifier`, `MLPRegressor`, or a pipeline of
         linear scalers and one of them.
+        An ``nn.Sequential`` of PyTorch, read as after ``eval()``; a module of Equinox; a mapping of weights by name, of
+        Flax, Haiku or PyTorch, with `activations`.
     activations : sequence of str, Activation or function, optional
         One for each dense layer, for sources that hold weights alone.
     dtype : dtype_like, optional
@@ -137,7 +144,7 @@ def _recogniser(source: Any) -> str:
             return name
     raise ModelFormatError(
         f"a {type(source).__module__}.{type(source).__name__} is not a network that can be read: pass a file "
-        f"({', '.join(READERS)})."
+        f"({', '.join(READERS)}), an nn.Sequential, or weights by name such as a state_dict or nnx.state(model)."
     )
 
 
