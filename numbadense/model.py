@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from numbadense.derivatives import Differentiable
 from numbadense.errors import DeviceError, OptionError, ShapeError
 from numbadense.layer import Dense, dtypes
 
@@ -28,7 +29,7 @@ BATCH_BYTES = 8_388_608  # of input and output that `predict` has in flight by d
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Sequential:
+class Sequential(Differentiable):
     """A network of dense layers, one after the other.
 
     Parameters

@@ -19,6 +19,7 @@ FEWEST_PARALLEL_ELEMENTS = min(PARALLEL_ELEMENTS.values())
 BLOCK_ROWS = 192
 SMALLEST_BLOCK = 24  # and what blocks are multiples of: the height of any tile divides it
 BLOCK_BYTES = 786_432
+FEW_EXAMPLES = 8  # rows at least that go through the layers together before their tangents do
 # What a split has to gain over the other, or over one thread, to be worth its launches.
 CLEAR_GAIN = 1.1
 
@@ -138,6 +139,41 @@ def population(
     half = unit * width
     room = 2 * half + (unit * (shapes[0][0] + shapes[-1][1]) if routed else 0)
     return Plan(total, max(1, threads), False, unit, half, room * max(1, threads), why)
+
+
+def scratch_of_derivatives(width: int, kept: int, rows: int, tangents: int) -> int:
+    """Return the elements of scratch for so many rows at once, with so many tangents at once."""
+    return rows * (2 * width + kept) + tangents * 2 * width
+
+
+@functools.lru_cache(maxsize=1024)
+def derivatives(
+    shapes: tuple[tuple[int, int], ...],
+    width: int,
+    kept: int,
+    itemsize: int,
+    m: int,
+    each: int,
+    limit: int,
+    layer: str,
+) -> Plan:
+    """Plan `m` rows with `each` tangents of every one of them through layers of `shapes`; threads share the rows.
+
+    As many tangents go together as rows do in a call: those of some rows, or some of those of one.  `half` is how many.
+    """
+    amount, crossover = work(shapes, m * (1 + each)), PARALLEL_FROM[layer]
+    threads, why = min(limit, m), f"{amount:.3g} units of work, over the crossover of {crossover:.3g}"
+    if limit <= 1:
+        threads, why = 1, "one thread allowed"
+    elif amount < crossover:
+        threads, why = 1, f"{amount:.3g} units of work, under the crossover of {crossover:.3g}"
+    threads = max(1, threads)
+    most = block_rows(shapes, width, itemsize)
+    together = max(1, most // max(1, each))
+    blocks = threads * max(1, -(-m // (threads * max(together, FEW_EXAMPLES))))
+    block = max(1, -(-m // blocks))
+    group = max(1, min(block, together) * each) if each <= most else most
+    return Plan(m, threads, False, block, group, scratch_of_derivatives(width, kept, block, group) * threads, why)
 
 
 def elementwise(size: int, limit: int, layer: str) -> int:

@@ -14,7 +14,8 @@ from numbadense._engine.cpu import pack
 
 PASSES = {}  # address -> the activation pass that it stands for
 _swapping = threading.Lock()
-KERNELS = {}  # address -> the kernel, of a network or a layer, that it stands for
+KERNELS = {}  # address -> the kernel, of a network, a layer or derivatives, that it stands for
+CHAINS = {}  # address -> the chain rule of an activation that it stands for
 
 
 def matrix(array):
@@ -128,6 +129,27 @@ def view_of(pointer, columns):
 def copy_row(source, target, n):
     """``target[0, :n] = source[0, :n]``."""
     target[0, :n] = source[0, :n]
+
+
+def copy_matrix(source, target, m, n):
+    """``target[:m, :n] = source[:m, :n]``."""
+    target[:m, :n] = source[:m, :n]
+
+
+def slanted(view, i, j, step, rows):
+    """Row i of a view moved by j steps, by j + 1 steps, and so on."""
+    strides = step * view.itemsize, view.strides[1]
+    return np.lib.stride_tricks.as_strided(view[i:], (j + rows, view.shape[1]), strides)[j:]
+
+
+def call_chain(address, slopes, tangents, rows, each, columns):
+    """Run the registered Python chain rule on contiguous rows, and on their tangents."""
+    CHAINS[int(address)](slopes[:rows, :columns], tangents[: rows * each, :columns], each)
+
+
+def call_differential(address, *arguments):
+    """Run the registered Python kernel of derivatives."""
+    KERNELS[int(address)](*arguments)
 
 
 def call_layer(address, *arguments):

@@ -1,0 +1,154 @@
+"""Derivatives on the CPU, forward: a row of x, and beside it directions in which it moves.
+
+A direction, or tangent, goes through a layer as rows do, without the bias; then the slopes of the activation at the
+row's own sums multiply it.  So a block of rows goes through all layers first and leaves the slopes behind, and then
+the tangents of all of them go through the same layers, as many at once as scratch holds:
+
+::
+
+    x  -->  z = a w + b  -->  a = f(z)            rows: the bits of a call
+                |
+             s = f'(z), kept for each layer
+                |
+    v  -->  dz = da w    -->  da = s dz           tangents: t rows for each row of x
+
+The first tangents of a Jacobian are unit vectors, and what they give is the rows of the first weights: these are kept
+unpacked, and copied in place of a product.
+
+The code of a differential is a header (words below), and for each layer a record, the layer as a network of its own
+(see `numbadense._engine.program.pieces`) without its pass, and the same once more with no bias.
+"""
+
+from numba import prange
+
+from numbadense._engine.cpu import forward
+from numbadense._engine.cpu.primitives import (
+    call_chain,
+    call_differential,
+    call_kernel,
+    call_pass,
+    copy_matrix,
+    matrix,
+    matrix_at,
+    part,
+    row_at,
+    rows_at,
+    rows_of,
+    slanted,
+    word,
+)
+
+# The words of the header: the address of the kernel, layers, the elements of the widest row, of the slopes of a row in
+# all layers, features, outputs, and the address of the first weights.
+KERNEL, LAYERS, WIDTH, KEPT, FEATURES, OUTPUTS, UNITS = range(7)
+HEADER = 8
+# The words of a layer's record.  SLOPE is the pass from z to f'(z), 0 for none; CHAIN multiplies the tangents.
+OUT_ROW, PASS, PASS_COLUMNS, SLOPE, CHAIN = range(5)
+RECORD = 8
+PIECE = forward.HEADER + forward.COLUMNS
+LAYER = RECORD + 2 * PIECE
+WORD, ROW_KERNEL, MANY_KERNEL = forward.WORD, forward.ROW_KERNEL, forward.KERNEL
+
+
+def multiply(slopes, tangents, rows, each, columns, ld):
+    """``tangents[i * each + j] *= slopes[i]``: the chain rule of an element-wise activation."""
+    for i in range(rows):
+        source = row_at(slopes, i * ld, columns)
+        for j in range(each):
+            target = row_at(tangents, (i * each + j) * ld, columns)
+            for p in range(columns):
+                target[p] *= source[p]
+
+
+def make_rowwise(function):
+    """Return the chain rule of a row-wise activation: ``function(y[i], tangents[i * each + j])`` changes the latter."""
+
+    def rowwise(y, tangents, rows, each, columns, ld):
+        if columns > 0:
+            for i in range(rows):
+                for j in range(each):
+                    function(row_at(y, i * ld, columns), row_at(tangents, (i * each + j) * ld, columns))
+
+    return rowwise
+
+
+def make_kernel(itemsize):
+    """Return the kernel that takes rows, and the tangents of each of them, through all layers."""
+
+    def kernel(code, x, m, v, each, y, dy, step, scratch, block, group, units):
+        """Take `m` rows of x, at most `block`, and `each` tangents of every one of them, through all layers.
+
+        Tangents are the rows of v, or if `units` the unit vectors; `group` of them at most go together.  Outputs lie in
+        memory as they like: tangent j of row i goes to row i of dy, moved by j times `step` elements.
+        """
+        layers, width = word(code, LAYERS), word(code, WIDTH)
+        half = block * width
+        kept = 2 * half
+        source = x
+        record = code + HEADER * WORD
+        for index in range(layers):
+            padded, columns, piece = word(record, OUT_ROW), word(record, PASS_COLUMNS), record + RECORD * WORD
+            target, slopes = rows_at(scratch, (index & 1) * half, padded), rows_at(scratch, kept, padded)
+            address = word(piece, ROW_KERNEL if m == 1 else MANY_KERNEL)
+            call_kernel(address, piece, 0, source, m, target, scratch, 0)
+            if word(record, SLOPE) != 0:
+                call_pass(word(record, SLOPE), target, slopes, m, columns)
+            if word(record, PASS) != 0:
+                call_pass(word(record, PASS), target, target, m, columns)
+            if word(record, SLOPE) == 0 and word(record, CHAIN) != 0:  # row-wise: from what it gave
+                copy_matrix(target, slopes, m, columns)
+            source = target
+            kept += block * padded
+            record += LAYER * WORD
+        copy_matrix(source, y, m, word(code, OUTPUTS))
+
+        begin = kept
+        together = max(1, group // max(1, each))
+        for i in range(0, m, together):
+            rows = min(m - i, together)
+            for j in range(0, each, group):
+                some = min(each - j, group)
+                source, kept = part(v, i * each + j, 0), 2 * half
+                record = code + HEADER * WORD
+                for index in range(layers):
+                    padded, piece = word(record, OUT_ROW), record + (RECORD + PIECE) * WORD
+                    target = rows_at(scratch, begin + (index & 1) * group * width, padded)
+                    if units and index == 0:
+                        unit = matrix_at(x, word(code, UNITS) + j * padded * itemsize, some, padded, padded)
+                        for r in range(rows):
+                            copy_matrix(unit, part(target, r * some, 0), some, padded)
+                    else:
+                        address = word(piece, ROW_KERNEL if rows * some == 1 else MANY_KERNEL)
+                        call_kernel(address, piece, 0, source, rows * some, target, scratch, 0)
+                    if word(record, CHAIN) != 0:
+                        slopes = part(rows_at(scratch, kept, padded), i, 0)
+                        call_chain(word(record, CHAIN), slopes, target, rows, some, word(record, PASS_COLUMNS))
+                    source = target
+                    kept += block * padded
+                    record += LAYER * WORD
+                for r in range(rows):
+                    goal = slanted(dy, i + r, j, step, some)
+                    copy_matrix(part(source, r * some, 0), goal, some, word(code, OUTPUTS))
+
+    return kernel
+
+
+def differential(code, x, v, y, dy, scratch, block, group, units, threads):
+    """Run a differential: each thread takes its share of the blocks of rows.  The body of both twins.
+
+    ``dy[i, j]`` takes what tangent j of row i gives.
+    """
+    m, each = x.shape[0], dy.shape[1]
+    blocks = (m + block - 1) // block
+    room = scratch.size // threads
+    for t in prange(threads):
+        xv, vv, yv, own = matrix(x), matrix(v), matrix(y), rows_of(scratch, t * room, 1)
+        dv, step = matrix(dy[:, 0, :]), dy.strides[1] // dy.itemsize
+        for b in range(t * blocks // threads, (t + 1) * blocks // threads):
+            i = b * block
+            rows = min(block, m - i)
+            tangents, target, dtarget = part(vv, i * each, 0), part(yv, i, 0), part(dv, i, 0)
+            address = word(code, KERNEL)
+            call_differential(
+                address, code, part(xv, i, 0), rows, tangents, each, target, dtarget, step, own, block, group, units
+            )

@@ -1,0 +1,145 @@
+"""Derivatives of a network by its inputs: what is packed for them, and the life of a call.
+
+A differential is a second program over the packed weights of the first.  It is built, and what it needs compiled, when
+a derivative is first asked for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from numbadense._engine import plan as planner
+from numbadense._engine import slopes, validate
+from numbadense._engine import threads as threading
+from numbadense._engine.cpu import differential, forward, pack
+from numbadense._engine.program import Program, pass_of
+from numbadense.errors import ActivationError
+
+SCRATCH_KEPT = 4  # idle scratch buffers of one size that a network keeps for its next calls
+
+
+@dataclass(frozen=True, slots=True)
+class Differential:
+    """The derivatives of a program, as kernels see them: see `numbadense._engine.cpu.differential`.
+
+    `kept` is what keeps the addresses in `code` alive, `width` the elements of the widest row, and `slopes` those of
+    the slopes of a row in all layers.
+    """
+
+    code: np.ndarray
+    address: int
+    program: Program
+    kept: object
+    width: int
+    slopes: int
+    scratch: dict = field(default_factory=dict)
+
+
+def build(program: Program, layers: Sequence) -> Differential:
+    """Return the differential of `program`, which `layers`, with their ``w`` and ``activation``, were packed for."""
+    for index, layer in enumerate(layers):
+        if layer.activation.derivative is None:
+            name = layer.activation.name
+            raise ActivationError(
+                f"activation {name!r} of layer {index} has no derivative, and so the network has none: register it "
+                "with @numbadense.activation(derivative=...), a function as the activation itself is."
+            )
+    dtype = program.dtype
+    padded = program.table[:, forward.OUT_ROW]
+    width, kept = int(padded.max()), int(padded.sum())
+    nothing = pack.aligned_empty(width, dtype)
+    nothing[:] = 0
+    k, n = program.shapes[0]
+    units = pack.aligned_empty(k * int(padded[0]), dtype).reshape(k, padded[0])
+    units[:, :n], units[:, n:] = layers[0].w, 0
+    code = np.zeros(differential.HEADER + len(layers) * differential.LAYER, np.int64)
+    code[[differential.KERNEL, differential.LAYERS]] = slopes.kernel(dtype), len(layers)
+    code[[differential.WIDTH, differential.FEATURES, differential.OUTPUTS]] = width, program.n_in, program.n_out
+    code[[differential.KEPT, differential.UNITS]] = kept, units.ctypes.data
+    records = code[differential.HEADER :].reshape(len(layers), differential.LAYER)
+    for layer, record, row in zip(layers, records, program.table, strict=True):
+        of = layer.activation
+        record[[differential.OUT_ROW, differential.PASS_COLUMNS]] = row[[forward.OUT_ROW, forward.PASS_COLUMNS]]
+        record[differential.PASS] = pass_of(of, dtype)
+        record[[differential.SLOPE, differential.CHAIN]] = slopes.slope_pass(of, dtype), slopes.chain(of, dtype)
+        for piece in record[differential.RECORD :].reshape(2, differential.PIECE):
+            piece[: forward.HEADER] = program.code[: forward.HEADER]
+            piece[forward.LAYERS] = 1
+            piece[forward.HEADER :] = row
+            piece[forward.HEADER + forward.N_OUT] = row[forward.OUT_ROW]
+            piece[forward.HEADER + forward.PASS] = 0
+        record[differential.RECORD + differential.PIECE + forward.HEADER + forward.BIAS] = nothing.ctypes.data
+    return Differential(code, code.ctypes.data, program, (nothing, units), width, kept)
+
+
+def plan(of: Differential, m: int, each: int, threads: int | None) -> planner.Plan:
+    """Return the plan for `m` rows and their tangents; settings are looked up only where the work could pay for threads."""
+    program, limit, layer = of.program, 1, "omp"
+    if threads is not None or planner.work(program.shapes, m * (1 + each)) >= planner.FEWEST_PARALLEL:
+        limit, layer = threading.limit(threads), threading.expected_layer()
+    return planner.derivatives(program.shapes, of.width, of.slopes, program.dtype.itemsize, m, each, limit, layer)
+
+
+def _run(of: Differential, x, v, y, dy, units: bool, threads: int | None) -> None:
+    """Run the parallel kernel, or its serial twin, over validated rows: ``dy[i, j]`` is for tangent j of row i."""
+    todo = plan(of, len(x), dy.shape[1], threads)
+    pool = of.scratch.setdefault(todo.scratch, [])
+    try:
+        scratch = pool.pop()
+    except IndexError:
+        scratch = np.empty(todo.scratch, of.program.dtype)
+    arguments = of.address, x, v, y, dy, scratch, todo.block, todo.half, units
+    parallel = todo.parallel and threading.launch(slopes.run(of.program.dtype, True), *arguments, todo.threads)
+    if not parallel:
+        slopes.run(of.program.dtype, False)(*arguments, 1)
+    if len(pool) < SCRATCH_KEPT:
+        pool.append(scratch)
+
+
+def _target(out, shape, flat, dtype, others):
+    """Return what a kernel may write for an `out` of `shape`, in the shape `flat`, and whether it is `out` itself."""
+    if out is not None:
+        found = validate.strided_output(validate.check_output(out, shape, dtype), flat, dtype, others)
+        if found is not None:
+            return found, True
+    return np.empty(flat, dtype), False
+
+
+def _result(found, direct: bool, out, shape):
+    if out is None:
+        return found.reshape(shape)
+    if not direct:
+        validate.deliver(found, out)
+    return out
+
+
+def jvp(of: Differential, x, v, out, threads: int | None, owner) -> tuple[np.ndarray, np.ndarray]:
+    """Return the network at x, and how it changes there in the directions v."""
+    program = of.program
+    dtype, n_out = program.dtype, program.n_out
+    x = validate.as_array("x", x)
+    validate.compute_dtype("x", x)
+    rows = validate.matrix(x, program.n_in, dtype, owner)
+    directions, each = validate.tangents(v, x, dtype)
+    m, out_y, out_dy = len(rows), *validate.output_pair(out)
+    shape = (*x.shape[:-1], n_out)
+    several = (*x.shape[:-1], each, n_out) if np.ndim(v) > x.ndim else shape
+    y, y_direct = _target(out_y, shape, (m, n_out), dtype, (rows, directions))
+    others = (rows, directions, y)
+    dy, dy_direct = _target(out_dy, several, (m, each, n_out), dtype, others)
+    _run(of, rows, directions, y, dy, False, threads)
+    return _result(y, y_direct, out_y, shape), _result(dy, dy_direct, out_dy, several)
+
+
+def jacobian(of: Differential, x, out, threads: int | None, owner) -> np.ndarray:
+    """Return the Jacobian of the network at x."""
+    program = of.program
+    dtype, n_in, n_out = program.dtype, program.n_in, program.n_out
+    x = validate.as_array("x", x)
+    validate.compute_dtype("x", x)
+    rows = validate.matrix(x, n_in, dtype, owner)
+    shape = (*x.shape[:-1], n_out, n_in)
+    jac, direct = _target(out, shape, (len(rows), n_out, n_in), dtype, (rows,))
+    _run(of, rows, rows, np.empty((len(rows), n_out), dtype), jac.transpose(0, 2, 1), True, threads)
+    return _result(jac, direct, out, shape)

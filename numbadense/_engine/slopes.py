@@ -1,0 +1,121 @@
+"""What derivatives compile: the kernels of `numbadense._engine.cpu.differential`, and activations' slopes."""
+
+import dataclasses
+import functools
+import itertools
+
+import numba
+import numpy as np
+from numba import types
+
+from numbadense import activations
+from numbadense._engine.compile import (
+    _address,
+    _array,
+    _dispatcher,
+    _identity,
+    _once,
+    activation_pass,
+    fingerprint,
+    scalar,
+)
+from numbadense._engine.cpu import differential, twin
+from numbadense._engine.cpu.tile import View
+
+_python_addresses = itertools.count(1)
+
+
+@_once
+def kernel(dtype: np.dtype) -> int:
+    """Return the address of the kernel of derivatives of a dtype."""
+    view, integer = View(numba.from_dtype(dtype)), types.intp
+    rows = integer, view, integer, view, integer, view, view, integer, view
+    signature = types.void(*rows, integer, integer, integer)
+    return _address(lambda: differential.make_kernel(dtype.itemsize), signature, ("derivatives", dtype.str))
+
+
+@_once
+def run(dtype: np.dtype, parallel: bool):
+    """Return ``run(code, x, v, y, dy, scratch, block, group, units, threads)``: in parallel, or its serial twin."""
+    x, scratch = _array(dtype, 2, "A", readonly=True), _array(dtype, 1, "C")
+    y, dy = _array(dtype, 2, "A"), _array(dtype, 3, "A")
+    signature = types.void(types.intp, x, x, y, dy, scratch, *[types.intp] * 4)
+    return _dispatcher(differential.differential, signature, ("differential", dtype.str), parallel)
+
+
+@_once
+def derivative(activation):
+    """Return the derivative of an activation, as an activation of its own."""
+    return dataclasses.replace(activation, name=f"{activation.name}'", function=activation.derivative, aliases=())
+
+
+def slope_pass(activation, dtype: np.dtype) -> int:
+    """Return the address of the pass from sums to slopes: 0, none, for identity and what is row-wise."""
+    if activation.rowwise or activation.name == "identity":
+        return 0
+    return activation_pass(derivative(activation), dtype)
+
+
+def chain(activation, dtype: np.dtype) -> int:
+    """Return the address of the activation's chain rule, from slopes and tangents to tangents: 0, none, for identity."""
+    if activation.name == "identity":
+        return 0
+    return _rowwise_chain(activation, dtype) if activation.rowwise else product(dtype)
+
+
+def _chain_signature(dtype):
+    pointer = types.CPointer(numba.from_dtype(dtype))
+    return types.void(pointer, pointer, *[types.int64] * 4)
+
+
+@_once
+def product(dtype: np.dtype) -> int:
+    """Return the address of the chain rule of everything that is not row-wise."""
+    if numba.config.DISABLE_JIT:
+        return _python_chain(np.multiply)
+    return _address(lambda: differential.multiply, _chain_signature(dtype), ("multiply", dtype.str))
+
+
+@_once
+def _rowwise_chain(activation, dtype):
+    found = derivative(activation)
+    if numba.config.DISABLE_JIT:
+        return _python_chain(found.function)
+    cached = fingerprint(found.function) is not None
+    key = ("chain", _identity(found), dtype.str)
+    return _address(lambda: differential.make_rowwise(scalar(found)), _chain_signature(dtype), key, cached)
+
+
+def _python_chain(function) -> int:
+    """Register a chain rule in plain Python with the twins, under an address of its own."""
+
+    def run(slopes, tangents, each):
+        with np.errstate(all="ignore"):
+            for i, row in enumerate(tangents):
+                if function is np.multiply:
+                    row *= slopes[i // each]
+                else:
+                    function(slopes[i // each], row)
+
+    address = next(_python_addresses)
+    twin.CHAINS[address] = run
+    return address
+
+
+def jobs() -> list:
+    """Return what `numbadense._engine.compile.warm` compiles ahead: names and functions."""
+    found = []
+    for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
+        found.append((f"derivatives {dtype}", functools.partial(kernel, dtype)))
+        for parallel, kind in ((False, "serial"), (True, "parallel")):
+            found.append((f"differential {kind} {dtype}", functools.partial(run, dtype, parallel)))
+        for entry in activations.REGISTRY.values():
+            if entry.derivative is not None:
+                name = f"derivative of {entry.name} {dtype}"
+                found.append((name, functools.partial(_compiled, entry, dtype)))
+    return found
+
+
+def _compiled(entry, dtype):
+    slope_pass(entry, dtype)
+    chain(entry, dtype)
