@@ -901,8 +901,8 @@ def hard_swish(x):
 def _mish_slope(x):
     """Return ``e p / d**2`` with ``e = exp(-|x|)``.
 
-    With ``w = e**x`` the derivative is ``w ((w + 2) d + 4 x (1 + w)) / d**2`` for ``d = 2 + 2 w + w**2``, on the left as
-    it is, on the right divided by powers of w.  Infinity times zero is kept out.
+    With ``w = e**x`` the derivative is ``w ((w + 2) d + 4 x (1 + w)) / d**2`` for ``d = 2 + 2 w + w**2``, on the left
+    as it is, on the right divided by powers of w.  Infinity times zero is kept out.
     """
     T = type(x)
     y = T(-1000) if x < T(-1000) else (T(1000) if x > T(1000) else x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +27,13 @@ class Differentiable:
         from numbadense._engine import derivatives
 
         return derivatives.build(self._program, self.layers)
+
+    @functools.cached_property
+    def _derivatives(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        from numbadense._engine import derivatives
+
+        found = self._differential
+        return functools.partial(derivatives.jvp, found), functools.partial(derivatives.jacobian, found)
 
     def jvp(
         self,
@@ -80,9 +88,7 @@ class Differentiable:
         >>> y, dy
         (array([4.]), array([-1.]))
         """
-        from numbadense._engine import derivatives
-
-        return derivatives.jvp(self._differential, x, v, out, threads, self)
+        return self._derivatives[0](x, v, out, threads, self)
 
     def jacobian(self, x: ArrayLike, *, out: NDArray[Any] | None = None, threads: int | None = None) -> NDArray[Any]:
         """Return the partial derivatives of every output by every feature.
@@ -126,6 +132,4 @@ class Differentiable:
         <BLANKLINE>
                [[0., 0.]]])
         """
-        from numbadense._engine import derivatives
-
-        return derivatives.jacobian(self._differential, x, out, threads, self)
+        return self._derivatives[1](x, out, threads, self)

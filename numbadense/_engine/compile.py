@@ -383,8 +383,8 @@ def light(activation) -> bool:
 def warm(progress=None, further=()) -> list[tuple[str, float, bool]]:
     """Compile all kernels and every registered activation, in both dtypes, and the kernels for weights at half size.
 
-    `further` are more jobs, each a name and a function.  Returns, and reports to `progress` as each is done, what it is, the seconds it took and whether it was there
-    already, in the disk cache or in this process.
+    `further` are more jobs, each a name and a function.  Returns, and reports to `progress` as each is done, what it
+    is, the seconds it took and whether it was there already, in the disk cache or in this process.
     """
     jobs = [("direct activation", direct_activation), ("sort", sort)]
     kept = [("float32", half.FULL), ("float64", half.FULL), *(("float32", form) for form in half.FORMS.values())]

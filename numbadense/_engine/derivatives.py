@@ -4,7 +4,7 @@ A differential is a second program over the packed weights of the first.  It is 
 a derivative is first asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +24,7 @@ class Differential:
     """The derivatives of a program, as kernels see them: see `numbadense._engine.cpu.differential`.
 
     `kept` is what keeps the addresses in `code` alive, `width` the elements of the widest row, and `slopes` those of
-    the slopes of a row in all layers.
+    the slopes of a row in all layers.  `jvp` and `jacobian` are the short ways of plain arrays.
     """
 
     code: np.ndarray
@@ -33,6 +33,8 @@ class Differential:
     kept: object
     width: int
     slopes: int
+    jvp: Callable[..., int]
+    jacobian: Callable[..., int]
     scratch: dict = field(default_factory=dict)
 
 
@@ -70,11 +72,22 @@ def build(program: Program, layers: Sequence) -> Differential:
             piece[forward.HEADER + forward.N_OUT] = row[forward.OUT_ROW]
             piece[forward.HEADER + forward.PASS] = 0
         record[differential.RECORD + differential.PIECE + forward.HEADER + forward.BIAS] = nothing.ctypes.data
-    return Differential(code, code.ctypes.data, program, (nothing, units), width, kept)
+    room = planner.room_of_derivatives(program.shapes, width, kept, dtype.itemsize)
+    scratch = np.empty(max(1, room), dtype)
+    code[[differential.ARRAY_TYPE, differential.DTYPE]] = id(np.ndarray), id(dtype)
+    code[[differential.SCRATCH, differential.ROOM]] = scratch.ctypes.data, room
+    code[differential.MOST_ROWS] = planner.most_serial_rows(program.shapes)
+    direct = slopes.direct_jvp(dtype) or never, slopes.direct_jacobian(dtype) or never
+    return Differential(code, code.ctypes.data, program, (nothing, units, scratch), width, kept, *direct)
+
+
+def never(*arguments) -> int:
+    """Leave everything to the long way."""
+    return 0
 
 
 def plan(of: Differential, m: int, each: int, threads: int | None) -> planner.Plan:
-    """Return the plan for `m` rows and their tangents; settings are looked up only where the work could pay for threads."""
+    """Return the plan for `m` rows and their tangents; settings matter only where the work could pay for threads."""
     program, limit, layer = of.program, 1, "omp"
     if threads is not None or planner.work(program.shapes, m * (1 + each)) >= planner.FEWEST_PARALLEL:
         limit, layer = threading.limit(threads), threading.expected_layer()
@@ -84,6 +97,8 @@ def plan(of: Differential, m: int, each: int, threads: int | None) -> planner.Pl
 def _run(of: Differential, x, v, y, dy, units: bool, threads: int | None) -> None:
     """Run the parallel kernel, or its serial twin, over validated rows: ``dy[i, j]`` is for tangent j of row i."""
     todo = plan(of, len(x), dy.shape[1], threads)
+    if not y.size:
+        return
     pool = of.scratch.setdefault(todo.scratch, [])
     try:
         scratch = pool.pop()
@@ -115,27 +130,40 @@ def _result(found, direct: bool, out, shape):
 
 
 def jvp(of: Differential, x, v, out, threads: int | None, owner) -> tuple[np.ndarray, np.ndarray]:
-    """Return the network at x, and how it changes there in the directions v."""
+    """Return the network at x, and how it changes there in the directions v.
+
+    The first lines are a short cut for the arrays of a tight loop: plain, native, contiguous, of the right shape.
+    """
     program = of.program
-    dtype, n_out = program.dtype, program.n_out
+    dtype, n_in, n_out = program.dtype, program.n_in, program.n_out
+    if threads is None and type(x) is np.ndarray and x.shape[-1:] == (n_in,):
+        shape = (*x.shape[:-1], n_out)
+        y, dy = out if type(out) is tuple and len(out) == 2 else (None, None)
+        y, dy = np.empty(shape, dtype) if y is None else y, np.empty(shape, dtype) if dy is None else dy
+        if of.jvp(of.address, x, v, y, dy):
+            return y, dy
     x = validate.as_array("x", x)
     validate.compute_dtype("x", x)
-    rows = validate.matrix(x, program.n_in, dtype, owner)
+    rows = validate.matrix(x, n_in, dtype, owner)
     directions, each = validate.tangents(v, x, dtype)
-    m, out_y, out_dy = len(rows), *validate.output_pair(out)
+    m, (out_y, out_dy) = len(rows), validate.output_pair(out)
     shape = (*x.shape[:-1], n_out)
     several = (*x.shape[:-1], each, n_out) if np.ndim(v) > x.ndim else shape
     y, y_direct = _target(out_y, shape, (m, n_out), dtype, (rows, directions))
-    others = (rows, directions, y)
-    dy, dy_direct = _target(out_dy, several, (m, each, n_out), dtype, others)
+    dy, dy_direct = _target(out_dy, several, (m, each, n_out), dtype, (rows, directions, y))
     _run(of, rows, directions, y, dy, False, threads)
     return _result(y, y_direct, out_y, shape), _result(dy, dy_direct, out_dy, several)
 
 
 def jacobian(of: Differential, x, out, threads: int | None, owner) -> np.ndarray:
-    """Return the Jacobian of the network at x."""
+    """Return the Jacobian of the network at x; the first lines are a short cut, as in `jvp`."""
     program = of.program
     dtype, n_in, n_out = program.dtype, program.n_in, program.n_out
+    if threads is None and type(x) is np.ndarray and x.shape[-1:] == (n_in,):
+        y = np.empty((*x.shape[:-1], n_out), dtype)
+        jac = np.empty((*y.shape, n_in), dtype) if out is None else out
+        if of.jacobian(of.address, x, y, jac):
+            return jac
     x = validate.as_array("x", x)
     validate.compute_dtype("x", x)
     rows = validate.matrix(x, n_in, dtype, owner)

@@ -3,6 +3,7 @@
 import functools
 from dataclasses import dataclass
 
+from numbadense._engine.cpu.differential import shares
 from numbadense._engine.cpu.forward import DEPTH
 
 # A parallel launch is worth its fork and join above this much work, in multiply-adds, by threading layer.
@@ -19,7 +20,6 @@ FEWEST_PARALLEL_ELEMENTS = min(PARALLEL_ELEMENTS.values())
 BLOCK_ROWS = 192
 SMALLEST_BLOCK = 24  # and what blocks are multiples of: the height of any tile divides it
 BLOCK_BYTES = 786_432
-FEW_EXAMPLES = 8  # rows at least that go through the layers together before their tangents do
 # What a split has to gain over the other, or over one thread, to be worth its launches.
 CLEAR_GAIN = 1.1
 
@@ -141,9 +141,9 @@ def population(
     return Plan(total, max(1, threads), False, unit, half, room * max(1, threads), why)
 
 
-def scratch_of_derivatives(width: int, kept: int, rows: int, tangents: int) -> int:
-    """Return the elements of scratch for so many rows at once, with so many tangents at once."""
-    return rows * (2 * width + kept) + tangents * 2 * width
+def room_of_derivatives(shapes: tuple[tuple[int, int], ...], width: int, kept: int, itemsize: int) -> int:
+    """Return the elements of scratch in which a thread works well: for a block of rows, each with one tangent."""
+    return block_rows(shapes, width, itemsize) * (4 * width + kept)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -159,7 +159,7 @@ def derivatives(
 ) -> Plan:
     """Plan `m` rows with `each` tangents of every one of them through layers of `shapes`; threads share the rows.
 
-    As many tangents go together as rows do in a call: those of some rows, or some of those of one.  `half` is how many.
+    `half` is how many tangents go together: those of some rows, or some of those of one.
     """
     amount, crossover = work(shapes, m * (1 + each)), PARALLEL_FROM[layer]
     threads, why = min(limit, m), f"{amount:.3g} units of work, over the crossover of {crossover:.3g}"
@@ -168,12 +168,11 @@ def derivatives(
     elif amount < crossover:
         threads, why = 1, f"{amount:.3g} units of work, under the crossover of {crossover:.3g}"
     threads = max(1, threads)
-    most = block_rows(shapes, width, itemsize)
-    together = max(1, most // max(1, each))
-    blocks = threads * max(1, -(-m // (threads * max(together, FEW_EXAMPLES))))
+    most, group = shares(width, kept, each, room_of_derivatives(shapes, width, kept, itemsize))
+    blocks = threads * max(1, -(-m // (threads * most)))
     block = max(1, -(-m // blocks))
-    group = max(1, min(block, together) * each) if each <= most else most
-    return Plan(m, threads, False, block, group, scratch_of_derivatives(width, kept, block, group) * threads, why)
+    group = min(group, max(1, block * each))
+    return Plan(m, threads, False, block, group, threads * (block * (2 * width + kept) + group * 2 * width), why)
 
 
 def elementwise(size: int, limit: int, layer: str) -> int:

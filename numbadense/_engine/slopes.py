@@ -10,16 +10,20 @@ from numba import types
 
 from numbadense import activations
 from numbadense._engine.compile import (
+    DIRECT,
     _address,
     _array,
+    _compiled,
     _dispatcher,
     _identity,
     _once,
     activation_pass,
     fingerprint,
+    jit,
     scalar,
 )
-from numbadense._engine.cpu import differential, twin
+from numbadense._engine.cpu import differential, direct, operand, twin
+from numbadense._engine.cpu.primitives import make_borrow
 from numbadense._engine.cpu.tile import View
 
 _python_addresses = itertools.count(1)
@@ -44,6 +48,27 @@ def run(dtype: np.dtype, parallel: bool):
 
 
 @_once
+def direct_jvp(dtype: np.dtype):
+    """Return ``jvp(code, x, v, y, dy)``, for plain arrays, which leaves others alone; None where there is none."""
+    signature = types.intp(types.intp, *[operand.operand] * 4)
+    return _direct(direct.make_jvp, dtype, signature, "direct jvp") if DIRECT else None
+
+
+@_once
+def direct_jacobian(dtype: np.dtype):
+    """Return ``jacobian(code, x, y, jac)``, for plain arrays, which leaves others alone; None where there is none."""
+    signature = types.intp(types.intp, *[operand.operand] * 3)
+    return _direct(direct.make_jacobian, dtype, signature, "direct jacobian") if DIRECT else None
+
+
+def _direct(make, dtype, signature, name):
+    def made():
+        return make(jit, make_borrow(dtype), dtype.itemsize)
+
+    return made() if numba.config.DISABLE_JIT else _compiled(made, signature, (name, dtype.str)).entry_point
+
+
+@_once
 def derivative(activation):
     """Return the derivative of an activation, as an activation of its own."""
     return dataclasses.replace(activation, name=f"{activation.name}'", function=activation.derivative, aliases=())
@@ -57,7 +82,7 @@ def slope_pass(activation, dtype: np.dtype) -> int:
 
 
 def chain(activation, dtype: np.dtype) -> int:
-    """Return the address of the activation's chain rule, from slopes and tangents to tangents: 0, none, for identity."""
+    """Return the address of the activation's chain rule, from slopes and tangents to tangents: 0 for identity."""
     if activation.name == "identity":
         return 0
     return _rowwise_chain(activation, dtype) if activation.rowwise else product(dtype)
@@ -107,15 +132,17 @@ def jobs() -> list:
     found = []
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         found.append((f"derivatives {dtype}", functools.partial(kernel, dtype)))
+        found.append((f"direct jvp {dtype}", functools.partial(direct_jvp, dtype)))
+        found.append((f"direct jacobian {dtype}", functools.partial(direct_jacobian, dtype)))
         for parallel, kind in ((False, "serial"), (True, "parallel")):
             found.append((f"differential {kind} {dtype}", functools.partial(run, dtype, parallel)))
         for entry in activations.REGISTRY.values():
             if entry.derivative is not None:
                 name = f"derivative of {entry.name} {dtype}"
-                found.append((name, functools.partial(_compiled, entry, dtype)))
+                found.append((name, functools.partial(_slopes, entry, dtype)))
     return found
 
 
-def _compiled(entry, dtype):
+def _slopes(entry, dtype):
     slope_pass(entry, dtype)
     chain(entry, dtype)

@@ -141,8 +141,8 @@ def tangents(v, x: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, int]:
     if v.shape != x.shape and not several:
         wanted = (*x.shape[:-1], "t", n_in)
         raise ShapeError(
-            f"v has shape {v.shape} but x has shape {x.shape}: v is one tangent for each row of x, of the same shape, or "
-            f"t tangents for each, of shape ({', '.join(map(str, wanted))}); one for all is np.broadcast_to(v, x.shape)."
+            f"v has shape {v.shape} but x has shape {x.shape}: v is one tangent for each row of x, of the same shape, "
+            f"or t for each, of shape ({', '.join(map(str, wanted))}); one for all is np.broadcast_to(v, x.shape)."
         )
     rows = native(v, dtype).reshape(math.prod(v.shape[:-1]), n_in)
     if rows.strides[0] % dtype.itemsize or rows.strides[1] % dtype.itemsize:

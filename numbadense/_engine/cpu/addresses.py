@@ -106,15 +106,25 @@ def copy_matrix(typing_context, source, target, m, n):
 
 
 @intrinsic
-def slanted(typing_context, view, i, j, step, rows):
-    """Return, as rows, row i of a view moved by j steps of `step` elements, by j + 1 steps, and so on."""
+def moved(typing_context, view, offset):
+    """Return a view of other memory, `offset` elements further, with the strides of `view`."""
 
     def codegen(context, builder, signature, args):
         v = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0])
-        offset = builder.add(builder.mul(args[1], v.ld), builder.mul(args[2], args[3]))
-        return make_view(context, builder, signature.args[0], builder.gep(v.data, [offset]), args[3], v.inc)
+        return make_view(context, builder, signature.args[0], builder.gep(v.data, [args[1]]), v.ld, v.inc)
 
-    return view(view, *[types.intp] * 4), codegen
+    return view(view, types.intp), codegen
+
+
+@intrinsic
+def transposed(typing_context, view):
+    """Return a view with rows and columns exchanged."""
+
+    def codegen(context, builder, signature, args):
+        v = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0])
+        return make_view(context, builder, signature.args[0], v.data, v.inc, v.ld)
+
+    return view(view), codegen
 
 
 def call_compiled(context, builder, address, kinds, args):

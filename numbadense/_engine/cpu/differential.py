@@ -30,24 +30,37 @@ from numbadense._engine.cpu.primitives import (
     copy_matrix,
     matrix,
     matrix_at,
+    moved,
     part,
     row_at,
     rows_at,
     rows_of,
-    slanted,
     word,
 )
 
 # The words of the header: the address of the kernel, layers, the elements of the widest row, of the slopes of a row in
-# all layers, features, outputs, and the address of the first weights.
-KERNEL, LAYERS, WIDTH, KEPT, FEATURES, OUTPUTS, UNITS = range(7)
-HEADER = 8
+# all layers, features, outputs, the address of the first weights; and what `numbadense._engine.cpu.direct` needs: how
+# many rows and tangents stay on one thread, and scratch, its address and its size in elements.
+KERNEL, LAYERS, WIDTH, KEPT, FEATURES, OUTPUTS, UNITS, ARRAY_TYPE, DTYPE, MOST_ROWS, SCRATCH, ROOM = range(12)
+HEADER = 12
 # The words of a layer's record.  SLOPE is the pass from z to f'(z), 0 for none; CHAIN multiplies the tangents.
 OUT_ROW, PASS, PASS_COLUMNS, SLOPE, CHAIN = range(5)
 RECORD = 8
 PIECE = forward.HEADER + forward.COLUMNS
 LAYER = RECORD + 2 * PIECE
 WORD, ROW_KERNEL, MANY_KERNEL = forward.WORD, forward.ROW_KERNEL, forward.KERNEL
+
+
+def shares(width, kept, each, size):
+    """Return how many rows, with `each` tangents, and how many tangents go together in scratch of `size` elements.
+
+    The second is less than `each` where there is no room for all the tangents of one row, and 0 where there is none.
+    """
+    row, tangent = 2 * width + kept, 2 * width
+    rows = size // max(1, row + each * tangent)
+    if rows == 0:
+        return 1, (size - row) // max(1, tangent)
+    return rows, max(1, rows * each)
 
 
 def multiply(slopes, tangents, rows, each, columns, ld):
@@ -78,8 +91,8 @@ def make_kernel(itemsize):
     def kernel(code, x, m, v, each, y, dy, step, scratch, block, group, units):
         """Take `m` rows of x, at most `block`, and `each` tangents of every one of them, through all layers.
 
-        Tangents are the rows of v, or if `units` the unit vectors; `group` of them at most go together.  Outputs lie in
-        memory as they like: tangent j of row i goes to row i of dy, moved by j times `step` elements.
+        Tangents are the rows of v, or if `units` the unit vectors; `group` of them at most go together.  What tangent j
+        of row i gives goes to row j of dy moved by ``i * step`` elements.
         """
         layers, width = word(code, LAYERS), word(code, WIDTH)
         half = block * width
@@ -127,7 +140,7 @@ def make_kernel(itemsize):
                     kept += block * padded
                     record += LAYER * WORD
                 for r in range(rows):
-                    goal = slanted(dy, i + r, j, step, some)
+                    goal = part(moved(dy, (i + r) * step), j, 0)
                     copy_matrix(part(source, r * some, 0), goal, some, word(code, OUTPUTS))
 
     return kernel
@@ -142,13 +155,11 @@ def differential(code, x, v, y, dy, scratch, block, group, units, threads):
     blocks = (m + block - 1) // block
     room = scratch.size // threads
     for t in prange(threads):
-        xv, vv, yv, own = matrix(x), matrix(v), matrix(y), rows_of(scratch, t * room, 1)
-        dv, step = matrix(dy[:, 0, :]), dy.strides[1] // dy.itemsize
         for b in range(t * blocks // threads, (t + 1) * blocks // threads):
-            i = b * block
-            rows = min(block, m - i)
-            tangents, target, dtarget = part(vv, i * each, 0), part(yv, i, 0), part(dv, i, 0)
-            address = word(code, KERNEL)
+            xv, vv, yv, own = matrix(x), matrix(v), matrix(y), rows_of(scratch, t * room, 1)
+            i, step = b * block, dy.strides[0] // dy.itemsize
+            rows, address = min(block, m - i), word(code, KERNEL)
+            tangents, target, dtarget = part(vv, i * each, 0), part(yv, i, 0), moved(matrix(dy[0]), i * step)
             call_differential(
                 address, code, part(xv, i, 0), rows, tangents, each, target, dtarget, step, own, block, group, units
             )

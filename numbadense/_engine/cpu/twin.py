@@ -136,10 +136,16 @@ def copy_matrix(source, target, m, n):
     target[:m, :n] = source[:m, :n]
 
 
-def slanted(view, i, j, step, rows):
-    """Row i of a view moved by j steps, by j + 1 steps, and so on."""
-    strides = step * view.itemsize, view.strides[1]
-    return np.lib.stride_tricks.as_strided(view[i:], (j + rows, view.shape[1]), strides)[j:]
+def moved(view, offset):
+    """Other memory, `offset` elements further, with the strides of a view."""
+    place = view.__array_interface__["data"][0] + int(offset) * view.itemsize
+    first = np.frombuffer((ctypes.c_char * view.itemsize).from_address(place), view.dtype)
+    return np.lib.stride_tricks.as_strided(first, view.shape, view.strides)
+
+
+def transposed(view):
+    """Rows and columns exchanged."""
+    return view.T
 
 
 def call_chain(address, slopes, tangents, rows, each, columns):
