@@ -23,17 +23,30 @@ class Differentiable:
     _program: Program
 
     @functools.cached_property
-    def _differential(self) -> Differential:
+    def _forward_derivatives(self) -> Differential:
         from numbadense._engine import derivatives
 
-        return derivatives.build(self._program, self.layers)
+        return derivatives.build(self._program, self.layers, False)
 
     @functools.cached_property
-    def _derivatives(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def _jacobian_derivatives(self) -> Differential:
         from numbadense._engine import derivatives
 
-        found = self._differential
-        return functools.partial(derivatives.jvp, found), functools.partial(derivatives.jacobian, found)
+        if derivatives.goes_backward(self._program, self.layers):
+            return derivatives.build(self._program, self.layers, True)
+        return self._forward_derivatives
+
+    @functools.cached_property
+    def _jvp(self) -> Callable[..., Any]:
+        from numbadense._engine import derivatives
+
+        return functools.partial(derivatives.jvp, self._forward_derivatives)
+
+    @functools.cached_property
+    def _jacobian(self) -> Callable[..., Any]:
+        from numbadense._engine import derivatives
+
+        return functools.partial(derivatives.jacobian, self._jacobian_derivatives)
 
     def jvp(
         self,
@@ -88,7 +101,7 @@ class Differentiable:
         >>> y, dy
         (array([4.]), array([-1.]))
         """
-        return self._derivatives[0](x, v, out, threads, self)
+        return self._jvp(x, v, out, threads, self)
 
     def jacobian(self, x: ArrayLike, *, out: NDArray[Any] | None = None, threads: int | None = None) -> NDArray[Any]:
         """Return the partial derivatives of every output by every feature.
@@ -120,8 +133,9 @@ class Differentiable:
 
         Notes
         -----
-        The columns are the derivatives in the directions of the features, by forward mode: the work is that of n_in
-        rows for each example, less the first layer's.  See :meth:`jvp` for kinks and bits.
+        Derivatives go forward in the directions of the features, or backward from the outputs where that is less work:
+        that of ``min(n_in, n_out)`` rows for each example, less a layer.  What is row-wise, such as softmax, goes
+        forward only.  Backward, weights are packed once more, transposed.  See :meth:`jvp` for kinks and bits.
 
         Examples
         --------
@@ -132,4 +146,4 @@ class Differentiable:
         <BLANKLINE>
                [[0., 0.]]])
         """
-        return self._derivatives[1](x, out, threads, self)
+        return self._jacobian(x, out, threads, self)

@@ -1,7 +1,8 @@
 """Derivatives of a network by its inputs: what is packed for them, and the life of a call.
 
-A differential is a second program over the packed weights of the first.  It is built, and what it needs compiled, when
-a derivative is first asked for.
+Tangents go through a second program over the packed weights of the first.  A Jacobian goes backward, through weights
+that are packed once more, transposed, where that is less work.  Either is built, and what it needs compiled, when it is
+first asked for.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,11 +10,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from numbadense import activations
 from numbadense._engine import plan as planner
+from numbadense._engine import program as build_program
 from numbadense._engine import slopes, validate
 from numbadense._engine import threads as threading
 from numbadense._engine.cpu import differential, forward, pack
-from numbadense._engine.program import Program, pass_of
+from numbadense._engine.program import Program
 from numbadense.errors import ActivationError
 
 SCRATCH_KEPT = 4  # idle scratch buffers of one size that a network keeps for its next calls
@@ -21,10 +24,10 @@ SCRATCH_KEPT = 4  # idle scratch buffers of one size that a network keeps for it
 
 @dataclass(frozen=True, slots=True)
 class Differential:
-    """The derivatives of a program, as kernels see them: see `numbadense._engine.cpu.differential`.
+    """The derivatives of a program, one way, as kernels see them: see `numbadense._engine.cpu.differential`.
 
-    `kept` is what keeps the addresses in `code` alive, `width` the elements of the widest row, and `slopes` those of
-    the slopes of a row in all layers.  `jvp` and `jacobian` are the short ways of plain arrays.
+    `address` is that of `code`, `kept` what keeps the addresses in it alive, `width` the elements of the widest row,
+    and `slopes` those of the slopes of a row in all layers.  `jvp` and `jacobian` are the short ways of plain arrays.
     """
 
     code: np.ndarray
@@ -33,52 +36,93 @@ class Differential:
     kept: object
     width: int
     slopes: int
+    backward: bool
     jvp: Callable[..., int]
     jacobian: Callable[..., int]
     scratch: dict = field(default_factory=dict)
 
 
-def build(program: Program, layers: Sequence) -> Differential:
+def goes_backward(program: Program, layers: Sequence) -> bool:
+    """Say whether a Jacobian is less work backward; what is row-wise has a derivative forward only."""
+    if any(layer.activation.rowwise for layer in layers):
+        return False
+    padded = program.table[:, forward.OUT_ROW].tolist()
+    before = [build_program.vectors_and_columns(program.n_in, program.dtype)[1], *padded[:-1]]
+    before[0] *= pack.panels(program.n_in, before[0])
+    ahead = program.n_in * sum(k * n for (k, _), n in zip(program.shapes[1:], padded[1:], strict=True))
+    back = program.n_out * sum(n * k for (_, n), k in zip(program.shapes[:-1], before[:-1], strict=True))
+    return back < ahead
+
+
+def build(program: Program, layers: Sequence, backward: bool) -> Differential:
     """Return the differential of `program`, which `layers`, with their ``w`` and ``activation``, were packed for."""
     for index, layer in enumerate(layers):
         if layer.activation.derivative is None:
-            name = layer.activation.name
             raise ActivationError(
-                f"activation {name!r} of layer {index} has no derivative, and so the network has none: register it "
-                "with @numbadense.activation(derivative=...), a function as the activation itself is."
+                f"activation {layer.activation.name!r} of layer {index} has no derivative, and so the network has "
+                "none: register it with @numbadense.activation(derivative=...)."
             )
-    dtype = program.dtype
+    dtype, count = program.dtype, len(layers)
     padded = program.table[:, forward.OUT_ROW]
-    width, kept = int(padded.max()), int(padded.sum())
+    before = np.cumsum(padded) - padded
+    through = _transposed(layers, dtype) if backward else program
+    width = int(max(padded.max(), through.table[:, forward.OUT_ROW].max()))
+    code = np.zeros(differential.HEADER + 2 * count * differential.LAYER, np.int64)
+    rows, tangents = code[differential.HEADER :].reshape(2, count, differential.LAYER)
+    for record, row, layer in zip(rows, program.table, layers, strict=True):
+        _piece(record, program, row)
+        record[differential.PASS] = build_program.pass_of(layer.activation, dtype)
+        record[[differential.SLOPE, differential.KEEP]] = (
+            slopes.slope_pass(layer.activation, dtype),
+            layer.activation.rowwise,
+        )
     nothing = pack.aligned_empty(width, dtype)
     nothing[:] = 0
-    k, n = program.shapes[0]
-    units = pack.aligned_empty(k * int(padded[0]), dtype).reshape(k, padded[0])
-    units[:, :n], units[:, n:] = layers[0].w, 0
-    code = np.zeros(differential.HEADER + len(layers) * differential.LAYER, np.int64)
-    code[[differential.KERNEL, differential.LAYERS]] = slopes.kernel(dtype), len(layers)
-    code[[differential.WIDTH, differential.FEATURES, differential.OUTPUTS]] = width, program.n_in, program.n_out
-    code[[differential.KEPT, differential.UNITS]] = kept, units.ctypes.data
-    records = code[differential.HEADER :].reshape(len(layers), differential.LAYER)
-    for layer, record, row in zip(layers, records, program.table, strict=True):
-        of = layer.activation
-        record[[differential.OUT_ROW, differential.PASS_COLUMNS]] = row[[forward.OUT_ROW, forward.PASS_COLUMNS]]
-        record[differential.PASS] = pass_of(of, dtype)
-        record[[differential.SLOPE, differential.CHAIN]] = slopes.slope_pass(of, dtype), slopes.chain(of, dtype)
-        for piece in record[differential.RECORD :].reshape(2, differential.PIECE):
-            piece[: forward.HEADER] = program.code[: forward.HEADER]
-            piece[forward.LAYERS] = 1
-            piece[forward.HEADER :] = row
-            piece[forward.HEADER + forward.N_OUT] = row[forward.OUT_ROW]
-            piece[forward.HEADER + forward.PASS] = 0
-        record[differential.RECORD + differential.PIECE + forward.HEADER + forward.BIAS] = nothing.ctypes.data
+    for record, row in zip(tangents, through.table, strict=True):
+        _piece(record, through, row)
+        record[differential.RECORD + forward.HEADER + forward.BIAS] = nothing.ctypes.data
+    chains = [slopes.chain(layer.activation, dtype) for layer in layers]
+    links = [*zip(chains, before, padded, strict=True)]
+    chained = tangents[:, differential.CHAIN : differential.CHAIN + 3]
+    if backward:
+        chained[: count - 1] = links[-2::-1]
+        scaled = slopes.scale(dtype) if chains[-1] else 0
+        tangents[0, differential.SCALE : differential.SCALE + 3] = scaled, before[-1], padded[-1]
+    else:
+        chained[:] = links
+    first = layers[-1].w.T if backward else layers[0].w
+    units = pack.aligned_empty(len(first) * int(tangents[0, differential.OUT_ROW]), dtype).reshape(len(first), -1)
+    units[:, : first.shape[1]], units[:, first.shape[1] :] = first, 0
+    kept = int(padded.sum())
     room = planner.room_of_derivatives(program.shapes, width, kept, dtype.itemsize)
     scratch = np.empty(max(1, room), dtype)
+    code[[differential.KERNEL, differential.LAYERS]] = slopes.kernel(dtype), count
+    code[[differential.WIDTH, differential.KEPT, differential.UNITS]] = width, kept, units.ctypes.data
+    code[[differential.FEATURES, differential.OUTPUTS]] = program.n_in, program.n_out
+    code[[differential.RESULTS, differential.BACKWARD]] = program.n_in if backward else program.n_out, backward
     code[[differential.ARRAY_TYPE, differential.DTYPE]] = id(np.ndarray), id(dtype)
     code[[differential.SCRATCH, differential.ROOM]] = scratch.ctypes.data, room
     code[differential.MOST_ROWS] = planner.most_serial_rows(program.shapes)
     direct = slopes.direct_jvp(dtype) or never, slopes.direct_jacobian(dtype) or never
-    return Differential(code, code.ctypes.data, program, (nothing, units, scratch), width, kept, *direct)
+    held = nothing, units, scratch, through
+    return Differential(code, code.ctypes.data, program, held, width, kept, backward, *direct)
+
+
+def _transposed(layers: Sequence, dtype: np.dtype) -> Program:
+    """Return the program of the layers' transposed weights, last to first."""
+    identity = activations.get(None)
+    return build_program.build([build_program.Layer(layer.w.T, None, identity) for layer in reversed(layers)], dtype)
+
+
+def _piece(record: np.ndarray, program: Program, row: np.ndarray) -> None:
+    """Fill in a record with a layer of a program: a network of its own, without a pass, in whole vectors."""
+    record[[differential.OUT_ROW, differential.COLUMNS]] = row[[forward.OUT_ROW, forward.PASS_COLUMNS]]
+    piece = record[differential.RECORD :]
+    piece[: forward.HEADER] = program.code[: forward.HEADER]
+    piece[forward.LAYERS] = 1
+    piece[forward.HEADER :] = row
+    piece[forward.HEADER + forward.N_OUT] = row[forward.OUT_ROW]
+    piece[forward.HEADER + forward.PASS] = 0
 
 
 def never(*arguments) -> int:
@@ -169,5 +213,6 @@ def jacobian(of: Differential, x, out, threads: int | None, owner) -> np.ndarray
     rows = validate.matrix(x, n_in, dtype, owner)
     shape = (*x.shape[:-1], n_out, n_in)
     jac, direct = _target(out, shape, (len(rows), n_out, n_in), dtype, (rows,))
-    _run(of, rows, rows, np.empty((len(rows), n_out), dtype), jac.transpose(0, 2, 1), True, threads)
+    dy = jac if of.backward else jac.transpose(0, 2, 1)
+    _run(of, rows, rows, np.empty((len(rows), n_out), dtype), dy, True, threads)
     return _result(jac, direct, out, shape)

@@ -90,22 +90,30 @@ def chain(activation, dtype: np.dtype) -> int:
 
 def _chain_signature(dtype):
     pointer = types.CPointer(numba.from_dtype(dtype))
-    return types.void(pointer, pointer, *[types.int64] * 4)
+    return types.void(pointer, pointer, *[types.int64] * 5)
 
 
 @_once
 def product(dtype: np.dtype) -> int:
     """Return the address of the chain rule of everything that is not row-wise."""
     if numba.config.DISABLE_JIT:
-        return _python_chain(np.multiply)
+        return _python_chain(lambda slopes, row, j: np.multiply(row, slopes[: row.size], row))
     return _address(lambda: differential.multiply, _chain_signature(dtype), ("multiply", dtype.str))
+
+
+@_once
+def scale(dtype: np.dtype) -> int:
+    """Return the address of the chain rule of the unit vectors of outputs."""
+    if numba.config.DISABLE_JIT:
+        return _python_chain(lambda slopes, row, j: np.multiply(row, slopes[j], row))
+    return _address(lambda: differential.scale, _chain_signature(dtype), ("scale", dtype.str))
 
 
 @_once
 def _rowwise_chain(activation, dtype):
     found = derivative(activation)
     if numba.config.DISABLE_JIT:
-        return _python_chain(found.function)
+        return _python_chain(lambda y, row, j: found.function(y[: row.size], row))
     cached = fingerprint(found.function) is not None
     key = ("chain", _identity(found), dtype.str)
     return _address(lambda: differential.make_rowwise(scalar(found)), _chain_signature(dtype), key, cached)
@@ -117,10 +125,7 @@ def _python_chain(function) -> int:
     def run(slopes, tangents, each):
         with np.errstate(all="ignore"):
             for i, row in enumerate(tangents):
-                if function is np.multiply:
-                    row *= slopes[i // each]
-                else:
-                    function(slopes[i // each], row)
+                function(slopes[i // each], row, i % each)
 
     address = next(_python_addresses)
     twin.CHAINS[address] = run

@@ -182,11 +182,11 @@ def call_pass(typing_context, address, x, y, rows, columns):
 def call_chain(typing_context, address, slopes, tangents, rows, each, columns):
     """Call the chain rule at `address`: see `numbadense._engine.cpu.differential.multiply`."""
     pointer = types.CPointer(slopes.dtype)
-    kinds = (pointer, pointer, *[types.int64] * 4)
+    kinds = (pointer, pointer, *[types.int64] * 5)
 
     def codegen(context, builder, signature, args):
         s, t = (cgutils.create_struct_proxy(signature.args[i])(context, builder, args[i]) for i in (1, 2))
-        return call_compiled(context, builder, args[0], kinds, [s.data, t.data, *args[3:], t.ld])
+        return call_compiled(context, builder, args[0], kinds, [s.data, t.data, *args[3:], s.ld, t.ld])
 
     return types.void(types.intp, slopes, tangents, *[types.intp] * 3), codegen
 

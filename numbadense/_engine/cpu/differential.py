@@ -1,4 +1,4 @@
-"""Derivatives on the CPU, forward: a row of x, and beside it directions in which it moves.
+"""Derivatives on the CPU: a row of x, and beside it directions in which it moves.
 
 A direction, or tangent, goes through a layer as rows do, without the bias; then the slopes of the activation at the
 row's own sums multiply it.  So a block of rows goes through all layers first and leaves the slopes behind, and then
@@ -10,13 +10,14 @@ the tangents of all of them go through the same layers, as many at once as scrat
                 |
              s = f'(z), kept for each layer
                 |
-    v  -->  dz = da w    -->  da = s dz           tangents: t rows for each row of x
+    v  -->  dz = da w    -->  da = s dz           tangents: so many of each row of x
 
-The first tangents of a Jacobian are unit vectors, and what they give is the rows of the first weights: these are kept
-unpacked, and copied in place of a product.
+A Jacobian goes either way.  Forward, its tangents are the unit vectors of the features; backward, those of the outputs
+go through transposed layers, last to first, each multiplied by the slopes of the layer before.  What a unit vector
+gives is a row of the first weights that it meets: these are kept unpacked, and copied in place of a product.
 
-The code of a differential is a header (words below), and for each layer a record, the layer as a network of its own
-(see `numbadense._engine.program.pieces`) without its pass, and the same once more with no bias.
+The code is a header (words below), a record for each layer of the rows, and a record for each layer of the tangents,
+in their order.  A record ends in the layer as a network of its own: see `numbadense._engine.program.pieces`.
 """
 
 from numba import prange
@@ -39,15 +40,19 @@ from numbadense._engine.cpu.primitives import (
 )
 
 # The words of the header: the address of the kernel, layers, the elements of the widest row, of the slopes of a row in
-# all layers, features, outputs, the address of the first weights; and what `numbadense._engine.cpu.direct` needs: how
-# many rows and tangents stay on one thread, and scratch, its address and its size in elements.
-KERNEL, LAYERS, WIDTH, KEPT, FEATURES, OUTPUTS, UNITS, ARRAY_TYPE, DTYPE, MOST_ROWS, SCRATCH, ROOM = range(12)
-HEADER = 12
-# The words of a layer's record.  SLOPE is the pass from z to f'(z), 0 for none; CHAIN multiplies the tangents.
-OUT_ROW, PASS, PASS_COLUMNS, SLOPE, CHAIN = range(5)
+# all layers, features, outputs, elements of a finished tangent, the address of what unit vectors give; and what
+# `numbadense._engine.cpu.direct` needs: how many rows and tangents stay on one thread, whether a Jacobian goes
+# backward, and scratch, its address and its size in elements.
+KERNEL, LAYERS, WIDTH, KEPT, FEATURES, OUTPUTS, RESULTS, UNITS = range(8)
+ARRAY_TYPE, DTYPE, MOST_ROWS, BACKWARD, SCRATCH, ROOM = range(8, 14)
+HEADER = 16
+# The words of a record.  Of rows: SLOPE is the pass from z to f'(z), 0 for none, and KEEP says whether to keep a result
+# instead, as what is row-wise needs it.  Of tangents: CHAIN multiplies them by slopes, or SCALE those of unit vectors,
+# each by one; their columns begin so many before, and so many make up a row.
+OUT_ROW, COLUMNS, PASS, SLOPE, KEEP = range(5)
+CHAIN, CHAIN_BEFORE, CHAIN_ROW, SCALE, SCALE_BEFORE, SCALE_ROW = range(2, 8)
 RECORD = 8
-PIECE = forward.HEADER + forward.COLUMNS
-LAYER = RECORD + 2 * PIECE
+LAYER = RECORD + forward.HEADER + forward.COLUMNS
 WORD, ROW_KERNEL, MANY_KERNEL = forward.WORD, forward.ROW_KERNEL, forward.KERNEL
 
 
@@ -63,24 +68,38 @@ def shares(width, kept, each, size):
     return rows, max(1, rows * each)
 
 
-def multiply(slopes, tangents, rows, each, columns, ld):
+def multiply(slopes, tangents, rows, each, columns, s_ld, ld):
     """``tangents[i * each + j] *= slopes[i]``: the chain rule of an element-wise activation."""
+    if each == 1 and s_ld == columns and ld == columns:
+        columns *= rows
+        rows = min(rows, 1)
     for i in range(rows):
-        source = row_at(slopes, i * ld, columns)
+        source = row_at(slopes, i * s_ld, columns)
         for j in range(each):
             target = row_at(tangents, (i * each + j) * ld, columns)
             for p in range(columns):
                 target[p] *= source[p]
 
 
+def scale(slopes, tangents, rows, each, columns, s_ld, ld):
+    """``tangents[i * each + j] *= slopes[i, j]``: the same for unit vectors of outputs, past their layer already."""
+    for i in range(rows):
+        source = row_at(slopes, i * s_ld, each)
+        for j in range(each):
+            target = row_at(tangents, (i * each + j) * ld, columns)
+            factor = source[j]
+            for p in range(columns):
+                target[p] *= factor
+
+
 def make_rowwise(function):
     """Return the chain rule of a row-wise activation: ``function(y[i], tangents[i * each + j])`` changes the latter."""
 
-    def rowwise(y, tangents, rows, each, columns, ld):
+    def rowwise(y, tangents, rows, each, columns, y_ld, ld):
         if columns > 0:
             for i in range(rows):
                 for j in range(each):
-                    function(row_at(y, i * ld, columns), row_at(tangents, (i * each + j) * ld, columns))
+                    function(row_at(y, i * y_ld, columns), row_at(tangents, (i * each + j) * ld, columns))
 
     return rowwise
 
@@ -91,8 +110,8 @@ def make_kernel(itemsize):
     def kernel(code, x, m, v, each, y, dy, step, scratch, block, group, units):
         """Take `m` rows of x, at most `block`, and `each` tangents of every one of them, through all layers.
 
-        Tangents are the rows of v, or if `units` the unit vectors; `group` of them at most go together.  What tangent j
-        of row i gives goes to row j of dy moved by ``i * step`` elements.
+        Tangents are the rows of v, or if `units` unit vectors; `group` of them at most go together.  What tangent j of
+        row i gives goes to row j of dy moved by ``i * step`` elements.
         """
         layers, width = word(code, LAYERS), word(code, WIDTH)
         half = block * width
@@ -100,7 +119,7 @@ def make_kernel(itemsize):
         source = x
         record = code + HEADER * WORD
         for index in range(layers):
-            padded, columns, piece = word(record, OUT_ROW), word(record, PASS_COLUMNS), record + RECORD * WORD
+            padded, columns, piece = word(record, OUT_ROW), word(record, COLUMNS), record + RECORD * WORD
             target, slopes = rows_at(scratch, (index & 1) * half, padded), rows_at(scratch, kept, padded)
             address = word(piece, ROW_KERNEL if m == 1 else MANY_KERNEL)
             call_kernel(address, piece, 0, source, m, target, scratch, 0)
@@ -108,40 +127,43 @@ def make_kernel(itemsize):
                 call_pass(word(record, SLOPE), target, slopes, m, columns)
             if word(record, PASS) != 0:
                 call_pass(word(record, PASS), target, target, m, columns)
-            if word(record, SLOPE) == 0 and word(record, CHAIN) != 0:  # row-wise: from what it gave
+            if word(record, KEEP) != 0:
                 copy_matrix(target, slopes, m, columns)
             source = target
             kept += block * padded
             record += LAYER * WORD
         copy_matrix(source, y, m, word(code, OUTPUTS))
 
-        begin = kept
+        begin, first, slopes_begin = kept, record, 2 * half
         together = max(1, group // max(1, each))
         for i in range(0, m, together):
             rows = min(m - i, together)
             for j in range(0, each, group):
                 some = min(each - j, group)
-                source, kept = part(v, i * each + j, 0), 2 * half
-                record = code + HEADER * WORD
+                source, record = part(v, i * each + j, 0), first
                 for index in range(layers):
-                    padded, piece = word(record, OUT_ROW), record + (RECORD + PIECE) * WORD
+                    padded, columns, piece = word(record, OUT_ROW), word(record, COLUMNS), record + RECORD * WORD
                     target = rows_at(scratch, begin + (index & 1) * group * width, padded)
                     if units and index == 0:
                         unit = matrix_at(x, word(code, UNITS) + j * padded * itemsize, some, padded, padded)
                         for r in range(rows):
                             copy_matrix(unit, part(target, r * some, 0), some, padded)
+                        if word(record, SCALE) != 0:
+                            before, row = word(record, SCALE_BEFORE), word(record, SCALE_ROW)
+                            slopes = part(rows_at(scratch, slopes_begin + block * before, row), i, j)
+                            call_chain(word(record, SCALE), slopes, target, rows, some, columns)
                     else:
                         address = word(piece, ROW_KERNEL if rows * some == 1 else MANY_KERNEL)
                         call_kernel(address, piece, 0, source, rows * some, target, scratch, 0)
                     if word(record, CHAIN) != 0:
-                        slopes = part(rows_at(scratch, kept, padded), i, 0)
-                        call_chain(word(record, CHAIN), slopes, target, rows, some, word(record, PASS_COLUMNS))
+                        before, row = word(record, CHAIN_BEFORE), word(record, CHAIN_ROW)
+                        slopes = part(rows_at(scratch, slopes_begin + block * before, row), i, 0)
+                        call_chain(word(record, CHAIN), slopes, target, rows, some, columns)
                     source = target
-                    kept += block * padded
                     record += LAYER * WORD
                 for r in range(rows):
                     goal = part(moved(dy, (i + r) * step), j, 0)
-                    copy_matrix(part(source, r * some, 0), goal, some, word(code, OUTPUTS))
+                    copy_matrix(part(source, r * some, 0), goal, some, word(code, RESULTS))
 
     return kernel
 

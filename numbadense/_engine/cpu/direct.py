@@ -211,16 +211,17 @@ def make_jacobian(jit, borrow, itemsize):
         scratch = swap(code, differential.SCRATCH, 0)
         if scratch == 0:  # another thread has it
             return 0
-        size = word(code, differential.ROOM)
+        size, step = word(code, differential.ROOM), n_in * n_out
+        each = n_out if word(code, differential.BACKWARD) else n_in
         xv, yv, jv = borrow(x, m, n_in), borrow(y, m, n_out), borrow(jac, m * n_out, n_in)
         own, kernel = borrow(scratch, size, 1), word(code, differential.KERNEL)
-        block, group = shares(word(code, differential.WIDTH), word(code, differential.KEPT), n_in, size)
+        block, group = shares(word(code, differential.WIDTH), word(code, differential.KEPT), each, size)
         for i in range(0, m, block):
-            source, target, goal = part(xv, i, 0), part(yv, i, 0), transposed(part(jv, i * n_out, 0))
+            source, target, goal = part(xv, i, 0), part(yv, i, 0), part(jv, i * n_out, 0)
+            if not word(code, differential.BACKWARD):
+                goal = transposed(goal)
             some = min(block, m - i)
-            call_differential(
-                kernel, code, source, some, source, n_in, target, goal, n_in * n_out, own, block, group, 1
-            )
+            call_differential(kernel, code, source, some, source, each, target, goal, step, own, block, group, 1)
         swap(code, differential.SCRATCH, scratch)
         return 1
 

@@ -149,8 +149,8 @@ def transposed(view):
 
 
 def call_chain(address, slopes, tangents, rows, each, columns):
-    """Run the registered Python chain rule on contiguous rows, and on their tangents."""
-    CHAINS[int(address)](slopes[:rows, :columns], tangents[: rows * each, :columns], each)
+    """Run the registered Python chain rule on rows of slopes, and on their tangents."""
+    CHAINS[int(address)](slopes[:rows], tangents[: rows * each, :columns], each)
 
 
 def call_differential(address, *arguments):
