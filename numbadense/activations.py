@@ -875,7 +875,7 @@ def hard_sigmoid(x):
 def _hard_swish_slope(x):
     T = type(x)
     y = fma(T(2), x, T(3)) / T(6)
-    return T(0) if x < T(-3) else (T(1) if x > T(3) else y)
+    return T(0) if x <= T(-3) else (T(1) if x >= T(3) else y)
 
 
 @activation(

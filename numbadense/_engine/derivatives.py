@@ -72,10 +72,8 @@ def build(program: Program, layers: Sequence, backward: bool) -> Differential:
     for record, row, layer in zip(rows, program.table, layers, strict=True):
         _piece(record, program, row)
         record[differential.PASS] = build_program.pass_of(layer.activation, dtype)
-        record[[differential.SLOPE, differential.KEEP]] = (
-            slopes.slope_pass(layer.activation, dtype),
-            layer.activation.rowwise,
-        )
+        record[differential.SLOPE] = slopes.slope_pass(layer.activation, dtype)
+        record[differential.KEEP] = layer.activation.rowwise
     nothing = pack.aligned_empty(width, dtype)
     nothing[:] = 0
     for record, row in zip(tangents, through.table, strict=True):
@@ -91,7 +89,8 @@ def build(program: Program, layers: Sequence, backward: bool) -> Differential:
     else:
         chained[:] = links
     first = layers[-1].w.T if backward else layers[0].w
-    units = pack.aligned_empty(len(first) * int(tangents[0, differential.OUT_ROW]), dtype).reshape(len(first), -1)
+    shape = len(first), int(tangents[0, differential.OUT_ROW])
+    units = pack.aligned_empty(shape[0] * shape[1], dtype).reshape(shape)
     units[:, : first.shape[1]], units[:, first.shape[1] :] = first, 0
     kept = int(padded.sum())
     room = planner.room_of_derivatives(program.shapes, width, kept, dtype.itemsize)
@@ -182,7 +181,7 @@ def jvp(of: Differential, x, v, out, threads: int | None, owner) -> tuple[np.nda
     dtype, n_in, n_out = program.dtype, program.n_in, program.n_out
     if threads is None and type(x) is np.ndarray and x.shape[-1:] == (n_in,):
         shape = (*x.shape[:-1], n_out)
-        y, dy = out if type(out) is tuple and len(out) == 2 else (None, None)
+        y, dy = (None, None) if out is None else validate.output_pair(out)
         y, dy = np.empty(shape, dtype) if y is None else y, np.empty(shape, dtype) if dy is None else dy
         if of.jvp(of.address, x, v, y, dy):
             return y, dy
