@@ -26,15 +26,17 @@ class Differentiable:
     def _forward_derivatives(self) -> Differential:
         from numbadense._engine import derivatives
 
-        return derivatives.build(self._program, self.layers, False)
+        return derivatives.for_tangents(self._program, self.layers)
 
     @functools.cached_property
     def _jacobian_derivatives(self) -> Differential:
         from numbadense._engine import derivatives
 
-        if derivatives.goes_backward(self._program, self.layers):
-            return derivatives.build(self._program, self.layers, True)
-        return self._forward_derivatives
+        return derivatives.for_jacobian(self._program, self.layers, lambda: self._forward_derivatives)
+
+    def _differentials(self) -> tuple[Differential, Differential]:
+        """Return both, built if they are not there: for tangents and for Jacobians."""
+        return self._forward_derivatives, self._jacobian_derivatives
 
     @functools.cached_property
     def _jvp(self) -> Callable[..., Any]:

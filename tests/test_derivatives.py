@@ -318,15 +318,16 @@ def test_wide_and_deep_layers():
 
 
 def test_tangents_that_do_not_fit_into_scratch_go_one_group_after_the_other():
-    net = network((300 if JIT else 60, 40, 40, 70))
-    k = net.n_in
+    k = 300 if JIT else 200
+    net = network((k, 40, 40, 70))
     x = draw.numbers(np.random.default_rng(5), (3, k), np.float64)
     unit = np.broadcast_to(np.eye(k), (3, k, k))
     expected = chain_rule(net, x, unit)
     close(net.jvp(x, unit)[1], expected)
     close(net.jacobian(x), expected.transpose(0, 2, 1))
-    todo = plan.derivatives(((k, 40), (40, 40), (40, 70)), 72, 200, 8, 3, k, 1, "omp")
-    assert todo.block == 1 and (todo.half < k or not JIT)
+    of = net._forward_derivatives
+    todo = plan.derivatives(of.program.shapes, of.width, of.slopes, 8, 3, k, 1, "omp")
+    assert todo.block == 3 and todo.half < k
 
 
 @pytest.mark.skipif(not JIT, reason="without the JIT there is one thread")
@@ -506,3 +507,78 @@ def test_the_short_way_is_taken_by_plain_arrays_alone():
         ]:  # fmt: skip
             assert ob.jacobian(ob.address, p, q, r) == 0
         assert (a == 7).all() and (b == 7).all() and (c == 7).all() and not memory.any()
+
+
+@numba.njit
+def one_by_one(f, x, v, out, dout, jac):
+    for i in range(x.shape[0]):
+        f.jvp(x[i], v[i], out[i], dout[i])
+        f.jacobian(x[i], out[i], jac[i])
+
+
+@numba.njit
+def together(f, x, v, out, dout, jac):
+    f.jvp(x, v, out, dout)
+    out[:] = 0
+    f.jacobian(x, out, jac)
+
+
+@numba.njit
+def in_scratch(f, x, v, out, dout, jac, scratch):
+    f.jvp(x, v, out, dout, scratch)
+    f.jacobian(x, out, jac, scratch=scratch)
+
+
+@pytest.mark.parametrize("dtype", draw.DTYPES)
+@pytest.mark.parametrize("widths", [(6, 20, 3), (3, 20, 6), (40, 64, 50), (4, 3), (3, 4)])
+def test_derivatives_inside_compiled_functions_have_the_bits_of_a_call(dtype, widths):
+    net = network(widths, dtype)
+    rng = np.random.default_rng(1)
+    x, v = (draw.numbers(rng, (9, widths[0]), dtype) for _ in range(2))
+    (y, dy), jac = net.jvp(x, v), net.jacobian(x)
+    f = net.jit.differentiable()
+    assert f is net.jit or isinstance(f, nd.jit.Network)
+    for run_all in (one_by_one, together):
+        for order in (np.ascontiguousarray, np.asfortranarray, draw.every_second):
+            found = [order(np.full(a.shape, np.nan, dtype)) for a in (y, dy, jac)]
+            run_all(f, order(x), order(v), *found)
+            assert all(np.array_equal(a, b) for a, b in zip(found, (y, dy, jac), strict=True))
+    for rows in (1, 3, None):
+        found = [np.full(a.shape, np.nan, dtype) for a in (y, dy, jac)]
+        in_scratch(pickle.loads(pickle.dumps(f)), x, v, *found, f.scratch(rows, derivatives=True))
+        assert all(np.array_equal(a, b) for a, b in zip(found, (y, dy, jac), strict=True))
+    none = [a[:0].copy() for a in (x, v, y, dy, jac)]
+    together(f, *none)
+
+
+def test_compiled_functions_refuse_what_does_not_fit():
+    net = network((6, 20, 3))
+    x, y, jac = np.ones((2, 6)), np.ones((2, 3)), np.ones((2, 3, 6))
+    if JIT:
+        with pytest.raises(OptionError, match=r"^the network's derivatives are not built: pass f\.differentiable\(\)"):
+            together(net.jit, x, x, y, y.copy(), jac)
+    f = net.jit.differentiable()
+    for p, v, q, dq, j in [
+        (x, x[:1], y, y, jac), (x, x, y, y[:1], jac), (x, x, y, y, jac[:1]), (x, x, y[:1], y[:1], jac),
+        (x[:, :5], x[:, :5], y, y, jac), (x, x, y, y, jac[:, :, :5]), (x, x, y, y, np.ones((2, 6, 3))),
+    ]:  # fmt: skip
+        with pytest.raises(ShapeError):
+            together(f, p, v, q, dq, j)
+    for i, j in [(5, 3), (6, 2)]:
+        with pytest.raises(ShapeError):
+            one_by_one(f, x[:, :i], x[:, :i], y[:, :j], y[:, :j], jac)
+    with pytest.raises(ShapeError):
+        one_by_one(f, x, x, y, y.copy(), jac[:, :, :5])
+    with pytest.raises(ShapeError):
+        one_by_one(f, x, x[:, :5], y, y.copy(), jac)
+
+
+@pytest.mark.skipif(not JIT, reason="nothing is compiled at all")
+def test_wide_networks_take_scratch_of_the_caller():
+    net = network((6, 1200, 3))
+    x, y, jac = np.ones((2, 6)), np.ones((2, 3)), np.ones((2, 3, 6))
+    f = net.jit.differentiable()
+    with pytest.raises(OptionError, match=r"^derivatives of this network need more than 16384 bytes of scratch"):
+        together(f, x, x, y, y.copy(), jac)
+    in_scratch(f, x, x, y, y.copy(), jac, f.scratch(derivatives=True))
+    assert np.array_equal(jac, net.jacobian(x))

@@ -107,6 +107,20 @@ def build(program: Program, layers: Sequence, backward: bool) -> Differential:
     return Differential(code, code.ctypes.data, program, held, width, kept, backward, *direct)
 
 
+def for_tangents(program: Program, layers: Sequence) -> Differential:
+    """Return the differential of a network forward, and let its code know it."""
+    found = build(program, layers, False)
+    program.code[forward.TANGENTS] = found.address
+    return found
+
+
+def for_jacobian(program: Program, layers: Sequence, tangents: Callable[[], Differential]) -> Differential:
+    """Return the differential for Jacobians, backward or that of `tangents`, and let the network's code know it."""
+    found = build(program, layers, True) if goes_backward(program, layers) else tangents()
+    program.code[forward.JACOBIAN] = found.address
+    return found
+
+
 def _transposed(layers: Sequence, dtype: np.dtype) -> Program:
     """Return the program of the layers' transposed weights, last to first."""
     identity = activations.get(None)

@@ -20,8 +20,8 @@ FEWEST_PARALLEL_ELEMENTS = min(PARALLEL_ELEMENTS.values())
 BLOCK_ROWS = 192
 SMALLEST_BLOCK = 24  # and what blocks are multiples of: the height of any tile divides it
 BLOCK_BYTES = 786_432
-# Rows that go through all layers with their tangents.  On a Zen 4 (25 November 2026, float32, benchmarks/derivatives.py)
-# 24, 48, 96 and 192 were within 3 % of each other; deep layers want 32.
+# Rows that go through all layers with their tangents.  On a Zen 4 (25 November 2026, float32, jvp and jacobian of 256
+# rows) 24, 48, 96 and 192 were within 3 % of each other; deep layers want 32.
 DERIVED_ROWS = 48
 # What a split has to gain over the other, or over one thread, to be worth its launches.
 CLEAR_GAIN = 1.1

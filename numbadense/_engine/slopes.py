@@ -69,6 +69,12 @@ def _direct(make, dtype, signature, name):
 
 
 @_once
+def inside():
+    """Return what other compiled code calls: see `numbadense._engine.cpu.differential.make_inside`."""
+    return jit(differential.make_inside(jit), "inside")
+
+
+@_once
 def derivative(activation):
     """Return the derivative of an activation, as an activation of its own."""
     return dataclasses.replace(activation, name=f"{activation.name}'", function=activation.derivative, aliases=())

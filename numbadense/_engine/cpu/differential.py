@@ -168,6 +168,26 @@ def make_kernel(itemsize):
     return kernel
 
 
+def make_inside(jit):
+    """Return ``inside(...)``, which runs a differential in scratch of any size, for callers outside of Python."""
+    divided = jit(shares)
+
+    def inside(code, x, m, v, each, y, dy, step, scratch, size, units):
+        """Take all `m` rows, and their tangents, through all layers; say whether scratch has room for one of them."""
+        block, group = divided(word(code, WIDTH), word(code, KEPT), each, size)
+        if group < 1:
+            return False
+        for i in range(0, m, block):
+            address, rows = word(code, KERNEL), min(block, m - i)
+            source, tangents, target, goal = part(x, i, 0), part(v, i * each, 0), part(y, i, 0), moved(dy, i * step)
+            call_differential(
+                address, code, source, rows, tangents, each, target, goal, step, scratch, block, group, units
+            )
+        return True
+
+    return inside
+
+
 def differential(code, x, v, y, dy, scratch, block, group, units, threads):
     """Run a differential: each thread takes its share of the blocks of rows.  The body of both twins.
 

@@ -20,7 +20,6 @@ from numbadense._engine.cpu.forward import (
 )
 from numbadense._engine.cpu.primitives import (
     address,
-    call_differential,
     call_kernel,
     call_pass,
     part,
@@ -146,7 +145,7 @@ def apart(a, a_bytes, b, b_bytes):
 def make_jvp(jit, borrow, itemsize):
     """Return ``jvp(code, x, v, y, dy)``: the rows of x, 2-D or a single row, and one tangent of each."""
     rows_of_plain, far = jit(plain_rows), jit(apart)
-    shares = jit(differential.shares)
+    inside = jit(differential.make_inside(jit))
 
     def jvp(code, x_object, v_object, y_object, dy_object):
         x, v, y, dy = address(x_object), address(v_object), address(y_object), address(dy_object)
@@ -168,14 +167,9 @@ def make_jvp(jit, borrow, itemsize):
         scratch = swap(code, differential.SCRATCH, 0)
         if scratch == 0:  # another thread has it
             return 0
-        size = word(code, differential.ROOM)
         xv, vv, yv, dyv = borrow(x, m, n_in), borrow(v, m, n_in), borrow(y, m, n_out), borrow(dy, m, n_out)
-        own, kernel = borrow(scratch, size, 1), word(code, differential.KERNEL)
-        block, group = shares(word(code, differential.WIDTH), word(code, differential.KEPT), 1, size)
-        for i in range(0, m, block):
-            source, tangents, target, dtarget = part(xv, i, 0), part(vv, i, 0), part(yv, i, 0), part(dyv, i, 0)
-            some = min(block, m - i)
-            call_differential(kernel, code, source, some, tangents, 1, target, dtarget, n_out, own, block, group, 0)
+        size = word(code, differential.ROOM)
+        inside(code, xv, m, vv, 1, yv, dyv, n_out, borrow(scratch, size, 1), size, 0)
         swap(code, differential.SCRATCH, scratch)
         return 1
 
@@ -185,7 +179,7 @@ def make_jvp(jit, borrow, itemsize):
 def make_jacobian(jit, borrow, itemsize):
     """Return ``jacobian(code, x, y, jac)``: of the rows of x, 2-D or a single row, and y besides."""
     rows_of_plain, far = jit(plain_rows), jit(apart)
-    shares = jit(differential.shares)
+    inside = jit(differential.make_inside(jit))
 
     def jacobian(code, x_object, y_object, jac_object):
         x, y, jac = address(x_object), address(y_object), address(jac_object)
@@ -211,17 +205,11 @@ def make_jacobian(jit, borrow, itemsize):
         scratch = swap(code, differential.SCRATCH, 0)
         if scratch == 0:  # another thread has it
             return 0
-        size, step = word(code, differential.ROOM), n_in * n_out
-        each = n_out if word(code, differential.BACKWARD) else n_in
-        xv, yv, jv = borrow(x, m, n_in), borrow(y, m, n_out), borrow(jac, m * n_out, n_in)
-        own, kernel = borrow(scratch, size, 1), word(code, differential.KERNEL)
-        block, group = shares(word(code, differential.WIDTH), word(code, differential.KEPT), each, size)
-        for i in range(0, m, block):
-            source, target, goal = part(xv, i, 0), part(yv, i, 0), part(jv, i * n_out, 0)
-            if not word(code, differential.BACKWARD):
-                goal = transposed(goal)
-            some = min(block, m - i)
-            call_differential(kernel, code, source, some, source, each, target, goal, step, own, block, group, 1)
+        xv, yv, goal = borrow(x, m, n_in), borrow(y, m, n_out), borrow(jac, n_out, n_in)
+        size, each = word(code, differential.ROOM), n_out
+        if not word(code, differential.BACKWARD):
+            each, goal = n_in, transposed(goal)
+        inside(code, xv, m, xv, each, yv, goal, n_in * n_out, borrow(scratch, size, 1), size, 1)
         swap(code, differential.SCRATCH, scratch)
         return 1
 
