@@ -327,7 +327,7 @@ def test_tangents_that_do_not_fit_into_scratch_go_one_group_after_the_other():
     close(net.jacobian(x), expected.transpose(0, 2, 1))
     of = net._forward_derivatives
     todo = plan.derivatives(of.program.shapes, of.width, of.slopes, 8, 3, k, 1, "omp")
-    assert todo.block == 3 and todo.half < k
+    assert todo.block == 1 and todo.half < k
 
 
 @pytest.mark.skipif(not JIT, reason="without the JIT there is one thread")
@@ -538,17 +538,19 @@ def test_derivatives_inside_compiled_functions_have_the_bits_of_a_call(dtype, wi
     (y, dy), jac = net.jvp(x, v), net.jacobian(x)
     f = net.jit.differentiable()
     assert f is net.jit or isinstance(f, nd.jit.Network)
-    for run_all in (one_by_one, together):
-        for order in (np.ascontiguousarray, np.asfortranarray, draw.every_second):
-            found = [order(np.full(a.shape, np.nan, dtype)) for a in (y, dy, jac)]
-            run_all(f, order(x), order(v), *found)
-            assert all(np.array_equal(a, b) for a, b in zip(found, (y, dy, jac), strict=True))
-    for rows in (1, 3, None):
+    for run_all, order in ((one_by_one, draw.every_second), (together, np.ascontiguousarray)):
+        if run_all is together and dtype is np.float32 and JIT:  # it would take its time to compile
+            continue
+        found = [order(np.full(a.shape, np.nan, dtype)) for a in (y, dy, jac)]
+        run_all(f, order(x), order(v), *found)
+        assert all(np.array_equal(a, b) for a, b in zip(found, (y, dy, jac), strict=True))
+    for rows in (1, 3, None) if dtype is np.float64 else ():
         found = [np.full(a.shape, np.nan, dtype) for a in (y, dy, jac)]
         in_scratch(pickle.loads(pickle.dumps(f)), x, v, *found, f.scratch(rows, derivatives=True))
         assert all(np.array_equal(a, b) for a, b in zip(found, (y, dy, jac), strict=True))
     none = [a[:0].copy() for a in (x, v, y, dy, jac)]
-    together(f, *none)
+    if dtype is np.float64:
+        together(f, *none)
 
 
 def test_compiled_functions_refuse_what_does_not_fit():
@@ -563,14 +565,13 @@ def test_compiled_functions_refuse_what_does_not_fit():
         (x[:, :5], x[:, :5], y, y, jac), (x, x, y, y, jac[:, :, :5]), (x, x, y, y, np.ones((2, 6, 3))),
     ]:  # fmt: skip
         with pytest.raises(ShapeError):
-            together(f, p, v, q, dq, j)
-    for i, j in [(5, 3), (6, 2)]:
+            together(f, p.copy(), v.copy(), q.copy(), dq.copy(), j.copy())
+    for p, v, q, dq, j in [
+        (x[:, :5], x[:, :5], y, y, jac), (x, x, y[:, :2], y[:, :2], jac), (x, x, y, y, jac[:, :, :5]),
+        (x, x[:, :5], y, y, jac), (x, x, y, y[:, :2], jac),
+    ]:  # fmt: skip
         with pytest.raises(ShapeError):
-            one_by_one(f, x[:, :i], x[:, :i], y[:, :j], y[:, :j], jac)
-    with pytest.raises(ShapeError):
-        one_by_one(f, x, x, y, y.copy(), jac[:, :, :5])
-    with pytest.raises(ShapeError):
-        one_by_one(f, x, x[:, :5], y, y.copy(), jac)
+            one_by_one(f, *map(draw.every_second, (p, v, q, dq, j)))
 
 
 @pytest.mark.skipif(not JIT, reason="nothing is compiled at all")
