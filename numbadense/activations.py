@@ -38,6 +38,7 @@ import numpy as np
 
 from .errors import ActivationError
 from .scalar_math import (
+    WORDS,
     exp,
     expm1,
     fma,
@@ -341,9 +342,9 @@ def activation(
     high : str, optional
         The name of another activation, the same function of higher accuracy.
     derivative : function, optional
-        The derivative ``f'(x)``, a function like the activation itself; for a row-wise one ``differential(y, dy)``,
-        which turns the tangent dy of a row in place into that of its result y.  Without it there are no derivatives of
-        networks that use the activation.
+        The derivative ``f'(x)``, a function like the activation itself, or another activation; for a row-wise one
+        ``differential(y, dy)``, which turns the tangent dy of a row in place into that of its result y.  Without it
+        there are no derivatives of networks that use the activation.
 
     Returns
     -------
@@ -376,7 +377,7 @@ def activation(
         "max_ulp": dict(max_ulp or {}),
         "aliases": tuple(aliases),
         "high": high,
-        "derivative": derivative,
+        "derivative": _plain(derivative),
     }
     if callable(name):
         return _register(name, name.__name__, facts)
@@ -401,6 +402,17 @@ def _register(function, name, facts):
     REGISTRY[name] = entry
     _NAMES.update(dict.fromkeys((name, *entry.aliases), entry))
     return entry
+
+
+def _plain(derivative):
+    """Return the function of a derivative that may be given as an activation; a word has no target to be bound to."""
+    found = getattr(derivative, "activation", derivative)
+    if found in WORDS:
+        raise ActivationError(
+            f"the derivative is the word {found.__name__} itself: "
+            f"write a function of your own, such as def slope(x): return {found.__name__}(x)."
+        )
+    return found.function if isinstance(found, Activation) else found
 
 
 def _origin(function):

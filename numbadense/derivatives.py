@@ -20,7 +20,10 @@ class Differentiable:
     """What gives a network, its program and layers, the derivatives of its outputs by its inputs."""
 
     layers: tuple[Dense, ...]
-    _program: Program
+
+    @property
+    def _program(self) -> Program:
+        raise NotImplementedError
 
     @functools.cached_property
     def _forward_derivatives(self) -> Differential:

@@ -14,6 +14,7 @@ import numbadense as nd
 from numbadense._engine import plan, run, slopes
 from numbadense.activations import REGISTRY, get
 from numbadense.errors import ActivationError, DTypeError, OptionError, OutputError, ShapeError
+from numbadense.scalar_math import exp, log1p
 
 mpmath = pytest.importorskip("mpmath")
 
@@ -432,6 +433,19 @@ def test_an_activation_of_the_users_own():
     x = draw.numbers(np.random.default_rng(1), (4, 5), np.float64)
     close(net.jvp(x, x)[1], chain_rule(net, x, x[:, None])[:, 0])
     assert np.array_equal(pickle.loads(pickle.dumps(net)).jacobian(x), net.jacobian(x))
+
+
+def test_a_derivative_may_be_another_activation():
+    @nd.activation(derivative=nd.sigmoid)
+    def derived_softplus(x):
+        T = type(x)
+        return (T(0) if x < T(0) else x) + log1p(exp(-abs(x)))
+
+    net, same = (network((5, 7, 3), activations=(name,)) for name in ("derived_softplus", "softplus"))
+    x = draw.numbers(np.random.default_rng(1), (4, 5), np.float64)
+    assert np.array_equal(net.jacobian(x), same.jacobian(x))
+    with pytest.raises(ActivationError, match=r"^the derivative is the word exp itself: write a function of your own"):
+        nd.activation(derivative=exp)
 
 
 def test_an_activation_without_a_derivative_is_refused_by_name():
