@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numbadense import vectors
+from numbadense.derivatives import Differentiable
 from numbadense.errors import DeviceError, OptionError, ShapeError
 from numbadense.layer import Dense, dtypes
 
@@ -29,7 +30,7 @@ BATCH_BYTES = 8_388_608  # of input and output that `predict` has in flight by d
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Sequential:
+class Sequential(Differentiable):
     """A network of dense layers, one after the other.
 
     Parameters

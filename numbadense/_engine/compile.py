@@ -380,11 +380,11 @@ def light(activation) -> bool:
     return not (activation.rowwise or calls or function.__closure__)
 
 
-def warm(progress=None) -> list[tuple[str, float, bool]]:
+def warm(progress=None, further=()) -> list[tuple[str, float, bool]]:
     """Compile all kernels and every registered activation, in both dtypes, and the kernels for weights at half size.
 
-    Returns, and reports to `progress` as each is done, what it is, the seconds it took and whether it was there
-    already, in the disk cache or in this process.
+    `further` are more jobs, each a name and a function.  Returns, and reports to `progress` as each is done, what it
+    is, the seconds it took and whether it was there already, in the disk cache or in this process.
     """
     jobs = [("direct activation", direct_activation), ("sort", sort)]
     kept = [("float32", half.FULL), ("float64", half.FULL), *(("float32", form) for form in half.FORMS.values())]
@@ -409,7 +409,7 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
         for activation in activations.REGISTRY.values():
             jobs.append((f"{activation.name} {dtype}", functools.partial(activation_pass, activation, dtype)))
     done = []
-    for name, job in jobs:
+    for name, job in (*jobs, *further):
         before = cache.misses
         begin = time.perf_counter()
         job()

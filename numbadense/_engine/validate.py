@@ -132,6 +132,45 @@ def matrix(x: np.ndarray, n_in: int, dtype: np.dtype, owner) -> np.ndarray:
     return x
 
 
+def tangents(v, x: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, int]:
+    """Return `v`, one tangent of each row of x, or several on an axis of their own, as rows, and how many each has."""
+    v = as_array("v", v)
+    compute_dtype("v", v)
+    n_in = x.shape[-1]
+    several = v.ndim == x.ndim + 1 and (*v.shape[:-2], v.shape[-1]) == x.shape
+    if v.shape != x.shape and not several:
+        wanted = (*x.shape[:-1], "t", n_in)
+        raise ShapeError(
+            f"v has shape {v.shape} but x has shape {x.shape}: v is one tangent for each row of x, of the same shape, "
+            f"or t for each, of shape ({', '.join(map(str, wanted))}); one for all is np.broadcast_to(v, x.shape)."
+        )
+    rows = native(v, dtype).reshape(math.prod(v.shape[:-1]), n_in)
+    if rows.strides[0] % dtype.itemsize or rows.strides[1] % dtype.itemsize:
+        rows = np.ascontiguousarray(rows)
+    return rows, v.shape[-2] if several else 1
+
+
+def output_pair(out) -> tuple:
+    """Return `out`, None or a pair of outputs, as a pair."""
+    if out is None:
+        return None, None
+    if not isinstance(out, tuple | list) or len(out) != 2:
+        raise OutputError(
+            f"out is a {type(out).__name__} but jvp has two results; pass out=(y, dy), either of them None to make it."
+        )
+    return tuple(out)
+
+
+def strided_output(out: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, others: tuple) -> np.ndarray | None:
+    """Return `out` in `shape` if a kernel may write its elements where they lie, or None if it needs a temporary."""
+    if out.dtype is not dtype or not out.flags.aligned or any(stride % dtype.itemsize for stride in out.strides):
+        return None
+    if any(np.may_share_memory(out, other) for other in others):
+        return None
+    view = out.reshape(shape)
+    return view if view.base is not None and np.may_share_memory(view, out) else None
+
+
 def weights(w) -> np.ndarray:
     """Return `w` as a 2-D array."""
     w = as_array("w", w)

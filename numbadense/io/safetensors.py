@@ -3,25 +3,16 @@
 Tensors ``layers.<i>.w``, shape (n_in, n_out), of the dtype in which the weights are kept, and ``layers.<i>.b``, shape
 (n_out,); metadata ``numbadense``, such as
 ``{"version": 1, "layers": [{"activation": "relu"}, ...], "metadata": {...}}``.  One entry, for safetensors writes
-<<<<<<< HEAD
 several in any order, and the same network should give the same bytes.  Tensors ``examples.x``, shape (m, n_in), and
 ``examples.y``, shape (m, n_out), are optional: what the network gave for some rows when it was saved.
-=======
-several in any order, and the same network should give the same bytes.
 
 A file without that entry holds weights by name, such as a `state_dict` of PyTorch, and needs `activations`.
->>>>>>> torch
 """
 
 from __future__ import annotations
 
 import json
-<<<<<<< HEAD
-=======
-import os
-import uuid
 from collections.abc import Sequence
->>>>>>> torch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,23 +23,15 @@ from safetensors import SafetensorError
 
 from numbadense import activations, testing
 from numbadense._engine.half import Half
-<<<<<<< HEAD
-from numbadense.errors import ActivationError, ModelFormatError, NumbadenseError
-from numbadense.io import files
+from numbadense.errors import ActivationError, ModelFormatError, NumbadenseError, OptionError
+from numbadense.io import files, trees
 from numbadense.model import Dense, Sequential
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-OPTIONS: tuple[str, ...] = ()
-WRITE_OPTIONS = ("examples",)
-=======
-from numbadense.errors import ActivationError, ModelFormatError, NumbadenseError, OptionError
-from numbadense.io import trees
-from numbadense.model import Dense, Sequential
-
 OPTIONS = ("activations",)
->>>>>>> torch
+WRITE_OPTIONS = ("examples",)
 VERSION = 1
 DTYPES = {"F16": "<u2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 HALVES = {"F16": "float16", "BF16": "bfloat16"}
@@ -127,7 +110,6 @@ def load(path: Path, dtype: str | None = None, activations: Sequence[Any] | None
     return network if dtype is None else network.astype(dtype)
 
 
-<<<<<<< HEAD
 def _try(path: Path, network: Sequential, x: Any, y: Any) -> None:
     """Run the network over the examples in its file: the results may differ from the file's by their error bounds."""
     if x is None and y is None:
@@ -148,7 +130,8 @@ def _try(path: Path, network: Sequential, x: Any, y: Any) -> None:
             f"was {y[row, column]} when it was saved, so the weights, an activation or the machine are not what they "
             "were; save it again, or run numbadense doctor."
         )
-=======
+
+
 def _of_names(
     path: Path, names: list[str], dtype: str | None, activations: Sequence[Any] | None, metadata: dict[str, str]
 ) -> Sequential:
@@ -164,7 +147,6 @@ def _of_names(
         return trees.build(str(path), layers, arrays, activations, dtype, kept=False, metadata=notes)
     except ModelFormatError as error:
         raise error if str(path) in str(error) else ModelFormatError(f"{path} does not fit: {error}") from None
->>>>>>> torch
 
 
 def _description(path: Path, metadata: dict[str, str]) -> tuple[list[activations.Activation], dict[str, str]]:
