@@ -60,7 +60,10 @@ def module_like(node):
 
 
 def assert_agrees(net, x, expected):
-    """Both are within the bound, which counts what folding rounds as little as a sum's last term: four of it."""
+    """Both are within the bound, and what folding rounds is no more than sums round: four of it.
+
+    In float64 the wrong activation anywhere in a case would be further off by a factor of a million at least.
+    """
     x = x.astype(expected.dtype)
     bound = 4 * nd.testing.error_bound(x, net.layers, expected.dtype)
     assert net.dtype == expected.dtype and (abs(net(x) - expected.astype(np.longdouble)) <= bound).all()
@@ -211,6 +214,21 @@ def test_an_activation_before_the_first_layer_has_its_features():
     assert nd.load(both)([-1.0, 1.0, 1.0]).tolist() == [3.0, 3.0]
 
 
+def test_a_quantised_layer_is_not_taken_for_the_plain_one():
+    quantised = type(
+        "Linear", (torch_class("torch.nn.modules.module", "Module"),), {"__module__": "torch.ao.nn.quantized"}
+    )
+    with pytest.raises(nd.ModelFormatError, match=r"layer 1 \(torch\.ao\.nn\.quantized\.Linear\) is not supported"):
+        nd.load(after_linear(quantised()))
+
+
+def test_a_module_that_contains_itself_is_refused():
+    module = after_linear(None)
+    module._modules["1"] = module
+    with pytest.raises(nd.ModelFormatError, match=r"layer 1\.1\.\S+ is more than 64 deep"):
+        nd.load(module)
+
+
 @pytest.fixture(scope="module")
 def make():
     pytest.importorskip("torch")
@@ -286,9 +304,9 @@ def test_subclasses_are_read_if_they_run_the_same_code(make):
 
     assert nd.load(nn.Sequential(Renamed(2, 2))).n_out == 2
     for module, text in [
-        (nn.Sequential(Own(2, 2)), r"layer 0 \(Own\) is a Linear with a forward of its own"),
+        (nn.Sequential(Own(2, 2)), r"layer 0 \(\S+\.Own\) is a Linear with a forward of its own"),
         (Net(), r"the module, a \S+\.Net, runs code of its own, which cannot be read; if .*, pass module\.net\.$"),
-        (nn.Sequential(Net()), r"layer 0 \(Net\) runs code of its own.* pass module\.0\.net\.$"),
+        (nn.Sequential(Net()), r"layer 0 \(\S+\.Net\) runs code of its own.* pass module\.0\.net\.$"),
         (nn.ModuleList([nn.Linear(2, 2)]), r"ModuleList, is not supported.* Put the modules in torch\.nn\.Sequential"),
         (nn.Sequential(nn.Bilinear(1, 1, 1)), r"layer 0 \(Bilinear\) is not supported"),
     ]:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 OPTIONS: tuple[str, ...] = ()
 FORWARDS = ("forward", "__call__", "__iter__", "__getattr__")  # what a class that does something else has of its own
+MODULES = "torch.nn.modules."
 SOFTPLUS_THRESHOLD = 20.0
+DEEPEST = 64  # modules in modules
 
 
 def recognises(source: Any) -> bool:
@@ -63,9 +65,13 @@ def _steps(module: Any, path: str) -> Iterator[Step]:
 def _kind(module: Any, path: str) -> str:
     """Return the name of PyTorch's class whose forward the module runs."""
     cls = type(module)
-    said = f"layer {path} ({cls.__name__})" if path else f"the module, a {cls.__module__}.{cls.__name__},"
+    full = f"{cls.__module__}.{cls.__name__}"
+    name = cls.__name__ if full.startswith(MODULES) else full
+    said = f"layer {path} ({name})" if path else f"the module, a {full},"
+    if path.count(".") > DEEPEST:
+        raise ModelFormatError(f"layer {path[:9]}... is more than {DEEPEST} deep in others; pass the inner one.")
     for base in cls.__mro__:
-        if str(base.__module__).startswith("torch.nn.modules.") and base.__name__ in SUPPORTED:
+        if str(base.__module__).startswith(MODULES) and base.__name__ in SUPPORTED:
             own = [name for name in FORWARDS if getattr_static(cls, name, None) is not getattr_static(base, name, None)]
             if own or "forward" in vars(module):
                 raise ModelFormatError(

@@ -34,7 +34,7 @@ def batch_norm():
 def rectifiers():
     return nn.Sequential(
         *(nn.Linear(5, 6), nn.ReLU6(), nn.Linear(6, 5), nn.LeakyReLU(0.2), nn.Linear(5, 6), nn.PReLU()),
-        *(nn.Linear(6, 5), nn.RReLU(), nn.Linear(5, 4), nn.LeakyReLU(), nn.Linear(4, 4), nn.Threshold(0.1, -2.0)),
+        *(nn.Linear(6, 5), nn.RReLU(), nn.Linear(5, 4), nn.LeakyReLU(), nn.Linear(4, 4), nn.Threshold(-1.0, -2.0)),
     )
 
 
@@ -55,7 +55,7 @@ def sigmoids():
 
 
 def shrinks():
-    return nn.Sequential(nn.Linear(5, 6), nn.Softshrink(0.3), nn.Linear(6, 4), nn.Hardshrink(0.1))
+    return nn.Sequential(nn.Linear(5, 6), nn.Softshrink(0.3), nn.Linear(6, 4), nn.Hardshrink(1.0))
 
 
 def nested():
@@ -79,6 +79,9 @@ def built(builder):
     torch.manual_seed(BUILDERS.index(builder))
     module = builder()
     for part in module.modules():
+        if isinstance(part, nn.Linear):  # wide enough that each activation bends, clips and drops something
+            for parameter in part.parameters():
+                nn.init.normal_(parameter)
         if isinstance(part, nn.BatchNorm1d):
             part.running_mean.normal_()
             part.running_var.uniform_(0.5, 2.0)
