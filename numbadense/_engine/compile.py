@@ -316,8 +316,12 @@ def _pass(activation, dtype):
     if staged is not None:
         exp, log1p = (inline(words()[word].py_func, "staged") for word in ("exp", "log1p"))
         return staged(jit, inline, TABLE[machine.host().isa].lanes(dtype.itemsize), exp, log1p)
-    make = passes.make_rowwise if activation.rowwise else passes.make_elementwise
-    return make(lambda loop: jit(loop, _identity(activation)), scalar(activation))
+    identity, function = _identity(activation), scalar(activation)
+    if activation.rowwise:
+        return passes.make_rowwise(lambda loop: jit(loop, identity), function)
+    halved = TABLE[machine.host().isa].vector_bytes == passes.LINE  # vectors narrower than a line stay as they are
+    short = passes.SHORT // dtype.itemsize if halved else 0
+    return passes.make_elementwise(lambda loop: jit(loop, identity, short), function, short)
 
 
 @_once
