@@ -713,7 +713,8 @@ def log_softmax(row):
     The largest entry, ``exp(0) = 1`` after the subtraction, stays out of the sum and enters through ``log1p``: an entry
     that takes nearly all the probability keeps its digits.  NaN and infinity as in softmax.
     """
-    winner, largest = 0, row[0]
+    winner = 0
+    largest = row[0]
     for j in range(1, row.size):
         winner = j if row[j] > largest else winner
         largest = row[j] if row[j] > largest else largest

@@ -182,12 +182,13 @@ def forward_of(width: int = 32, activations: Sequence[Any] = KNOWN) -> Callable[
     Notes
     -----
     Another network does not recompile your kernel.  Each activation lengthens the kernel and its compilation: with the
-    default ones that takes a second or two, with all that there are more than ten.
+    default ones that takes a few seconds, with all that there are more than ten.
 
     Each output is the bias plus the products in the order of the features, one fused multiply-add at a time, as on the
-    CPU, whatever options your kernel is compiled with.  It computes in the dtype of the program.  Shapes are not
-    checked: what x lacks counts as 0 and what out has no room for is dropped.  A network that does not fit the
-    function, by its width or an activation, gives NaN; :func:`program` refuses it.
+    CPU, whatever options your kernel is compiled with; but ``fastmath=True`` takes subnormal numbers for zero, and
+    digits from the activations.  It computes in the dtype of the program.  Shapes are not checked: what x lacks counts
+    as 0 and what out has no room for is dropped.  A network that does not fit the function, by its width or an
+    activation, gives NaN; :func:`program` refuses it.
 
     No memory is used between x and out: up to a width of 32, in both dtypes, compilers for compute capability 8.0, 9.0
     and 12.0 keep everything in registers, and the tests hold them to that.  At 64 this is so in float32; in float64

@@ -93,9 +93,9 @@ def compile_ptx():
         absent("ptx", "numba-cuda is not installed")
     from numba import cuda, from_dtype, types
 
-    def compiled(kernel, *arrays, capability=CAPABILITY):
+    def compiled(kernel, *arrays, capability=CAPABILITY, **options):
         signature = tuple(types.Array(from_dtype(np.dtype(dtype)), ndim, "C") for dtype, ndim in arrays)
-        return cuda.compile_ptx(kernel, signature, cc=capability)[0]
+        return cuda.compile_ptx(kernel, signature, cc=capability, **options)[0]
 
     def nothing(x):
         x[0] = 1

@@ -11,6 +11,10 @@ from numbadense._engine.cuda.program import pack
 from numbadense.activations import REGISTRY
 from numbadense.scalar_math import fma
 
+pytestmark = [  # what numba says of tiny grids and of NumPy arrays as arguments
+    pytest.mark.filterwarnings("ignore:Grid size .* low occupancy"),
+    pytest.mark.filterwarnings("ignore:Host array used in CUDA kernel"),
+]
 cuda = None  # numba's module where a kernel below is run: the simulator looks for it among the globals of a kernel
 THREADS = 4
 WIDTH = 8

@@ -54,7 +54,7 @@ def kernel_ptx(compile_ptx, monkeypatch):
 
     from numbadense._engine.cuda import run
 
-    def compiled(width, names, dtype, capability=CAPABILITY, local=True):
+    def compiled(width, names, dtype, capability=CAPABILITY, local=True, **options):
         forward = run.forward_of(width, names)
 
         def in_local_arrays(program, x, out):
@@ -74,7 +74,7 @@ def kernel_ptx(compile_ptx, monkeypatch):
                 forward(program, x[i], out[i])
 
         kernel = in_local_arrays if local else in_rows
-        return compile_ptx(kernel, (dtype, 1), (dtype, 2), (dtype, 2), capability=capability)
+        return compile_ptx(kernel, (dtype, 1), (dtype, 2), (dtype, 2), capability=capability, **options)
 
     return compiled
 
@@ -82,7 +82,7 @@ def kernel_ptx(compile_ptx, monkeypatch):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
 def test_a_network_up_to_32_wide_stays_in_registers(kernel_ptx, assemble, capability, dtype):
-    ptx = kernel_ptx(32, USUAL, dtype, capability)
+    ptx = kernel_ptx(32, USUAL if capability == CAPABILITY else ["tanh"], dtype, capability)
     assert f".target sm_{capability[0]}{capability[1]}" in ptx
     assert ".local" not in ptx and "call." not in ptx
     assert (".f64" in ptx) is (dtype == "float64")
@@ -112,6 +112,12 @@ def test_weights_are_read_16_bytes_at_a_time_and_multiplied_and_added_at_once(ke
     loads = len(re.findall(rf"ld\.global\.v{per_load}\.\w+", ptx))
     assert 32 * 4 // per_load < loads <= (32 + 3) * 4 // per_load  # a bias, the header and the facts of a layer
     assert f"mul.{kind}" not in ptx and f"mul.rn.{kind}" not in ptx and f"add.{kind}" not in ptx
+
+
+def test_fast_mathematics_leaves_the_sums_in_order(kernel_ptx):
+    ptx = kernel_ptx(8, ["relu"], "float32", fastmath=True)
+    assert ptx.count("fma.rn.ftz.f32") == 8 * 4
+    assert not re.search(r"(mul|add)\.[a-z.]*f32", ptx)
 
 
 def test_a_program_that_is_not_contiguous_is_refused(compile_ptx, monkeypatch):
