@@ -183,16 +183,26 @@ def test_a_program_may_be_copied_to_shared_memory(gpu, monkeypatch, rng):
     net = network((3, 5, 2), np.float32, ("relu", "identity"))
     program, forward, element = nd.cuda.program(net), nd.cuda.forward_of(WIDTH, NAMES), np.float32
     size = program.size
-    options = () if device.simulated() else (16,)
 
-    @gpu.jit
-    def kernel(program, x, out):
-        shared = cuda.shared.array(size, element, *options)
+    def run_from(shared, program, x, out):
         i = cuda.threadIdx.x
         for q in range(i, size, cuda.blockDim.x):
             shared[q] = program[q]
         cuda.syncthreads()
         forward(shared, x[i], out[i])
+
+    if device.simulated():  # which knows no alignment
+
+        @gpu.jit
+        def kernel(program, x, out):
+            run_from(cuda.shared.array(size, element), program, x, out)
+
+    else:
+        run_from = gpu.jit(device=True)(run_from)
+
+        @gpu.jit
+        def kernel(program, x, out):
+            run_from(cuda.shared.array(size, element, alignment=16), program, x, out)
 
     x, out = rng.normal(size=(4, 3)).astype(np.float32), np.empty((4, 2), np.float32)
     kernel[1, 4](program, x, out)

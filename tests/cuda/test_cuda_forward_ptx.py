@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from device_needs import CAPABILITY, absent
 
@@ -118,6 +119,29 @@ def test_fast_mathematics_leaves_the_sums_in_order(kernel_ptx):
     ptx = kernel_ptx(8, ["relu"], "float32", fastmath=True)
     assert ptx.count("fma.rn.ftz.f32") == 8 * 4
     assert not re.search(r"(mul|add)\.[a-z.]*f32", ptx)
+
+
+def test_a_program_may_be_a_row_of_a_population_or_lie_in_shared_memory(compile_ptx, monkeypatch):
+    import numba.cuda
+
+    from numbadense._engine.cuda import run
+
+    monkeypatch.setitem(globals(), "cuda", numba.cuda)
+    forward, element = run.forward_of(4, ["relu"]), np.float32
+
+    def from_shared(programs, x, out):
+        i = cuda.grid(1)
+        shared = cuda.shared.array(64, element, alignment=16)
+        shared[cuda.threadIdx.x] = programs[0, cuda.threadIdx.x]
+        cuda.syncthreads()
+        forward(shared, x[i], out[i])
+        forward(programs[i], x[i], out[i])
+
+    ptx = compile_ptx(from_shared, ("float32", 2), ("float32", 2), ("float32", 2))
+    for space in ("shared", "global"):
+        assert re.search(rf"ld\.{space}\.v4\.\w+", ptx)
+    assert re.search(r"\.shared \.align 16", ptx)
+    assert ptx.index("bar.sync") < ptx.index("ld.shared.v4")
 
 
 def test_a_program_that_is_not_contiguous_is_refused(compile_ptx, monkeypatch):
