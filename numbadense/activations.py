@@ -1015,9 +1015,10 @@ def log_softmax(row):
     that takes nearly all the probability keeps its digits.  NaN and infinity as in softmax.
     """
     winner = 0
+    largest = row[0]
     for j in range(1, row.size):
-        winner = j if row[j] > row[winner] else winner
-    largest = row[winner]
+        winner = j if row[j] > largest else winner
+        largest = row[j] if row[j] > largest else largest
     others = largest - largest
     for j in range(row.size):
         row[j] -= largest

@@ -200,7 +200,8 @@ def test_derivatives_and_kinks_are_those_of_pytorch():
         "clip(-1, 1)": f.hardtanh, "threshold(0.5, 0)": lambda z: f.threshold(z, 0.5, 0.0),
         "shrink(0.5, 0)": f.hardshrink, "shrink(0.5, 0.5)": f.softshrink,
     }  # fmt: skip
-    assert set(REGISTRY) <= set(same), "PyTorch has all of them"
+    built_in = {name for name, entry in REGISTRY.items() if entry.function.__module__ == "numbadense.activations"}
+    assert built_in <= set(same), "PyTorch has all of them"
     for name, peer in same.items():
         rtol = 1e-7 if name == "hard_sigmoid" else 1e-12  # whose slope PyTorch rounds to float32
         if name not in ROWWISE:

@@ -141,7 +141,9 @@ class Region:
         self.sums = {value: X}
         self.nodes = 0
 
-    def add(self, op: str, inputs: list[str], output: str, constants: Callable[[str], float | None], **facts: Any) -> bool:
+    def add(
+        self, op: str, inputs: list[str], output: str, constants: Callable[[str], float | None], **facts: Any
+    ) -> bool:
         """Add a node, with its attributes; return whether it may be part of a pattern."""
         self.nodes += 1
         if op not in OPERATIONS or self.nodes > MOST_NODES:

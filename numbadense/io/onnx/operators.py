@@ -55,14 +55,14 @@ def refused(node: Node, what: str, remedy: str = "export the network in another 
 def _matrix(line: Line, node: Node) -> NDArray[Any]:
     w = line.operand(node, 1)
     if w is None or w.ndim != 2 or w.dtype.kind != "f":
-        raise refused(node, f"has weights of shape {getattr(w, 'shape', None)} but a dense layer has a matrix of floats")
+        raise refused(
+            node, f"has weights of shape {getattr(w, 'shape', None)} but a dense layer has a matrix of floats"
+        )
     return w
 
 
 @_operator("Gemm")
-def gemm(
-    line: Line, node: Node, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
-) -> None:
+def gemm(line: Line, node: Node, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0) -> None:
     """Take ``alpha * x @ w + beta * b``."""
     if transA or line.rank != 2:
         raise refused(node, f"has transA={transA} and an input of {line.rank} dimensions, not examples in rows")
@@ -134,7 +134,9 @@ def batch_normalization(
 ) -> None:
     """Take ``(x - mean) / sqrt(var + epsilon) * gamma + beta``."""
     if training_mode or line.rank != 2:
-        raise refused(node, f"has training_mode={training_mode} and an input of {line.rank} dimensions; 0 and 2 are read")
+        raise refused(
+            node, f"has training_mode={training_mode} and an input of {line.rank} dimensions; 0 and 2 are read"
+        )
     facts = [np.asarray(line.features(node, line.operand(node, i)), np.float64) for i in range(1, 5)]
     gamma, beta, mean, variance = facts
     if not (variance + epsilon > 0).all():
@@ -307,7 +309,9 @@ def _clipped(line: Line, node: Node, low: float, high: float) -> None:
 def clip(line: Line, node: Node, *, min: float = -math.inf, max: float = math.inf) -> None:
     """Take what is within bounds, which were attributes before opset 11."""
     low, high = (line.operand(node, i) for i in (1, 2))
-    _clipped(line, node, min if low is None else line.number(node, low), max if high is None else line.number(node, high))
+    _clipped(
+        line, node, min if low is None else line.number(node, low), max if high is None else line.number(node, high)
+    )
 
 
 @_operator("Max")

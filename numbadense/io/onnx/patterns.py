@@ -73,9 +73,7 @@ PATTERNS: list[tuple[Sum, Callable[..., list[Part] | None]]] = [
     (times(X, atom("Clip", plus(scaled(X, 1 / 6), number(0.5)), _ZERO, number(1.0))), _only("hard_swish")),
     (scaled(times(X, atom("Clip", plus(X, number(3.0)), _ZERO, number(6.0))), 1 / 6), _only("hard_swish")),
     (
-        _where(
-            atom("Greater", _letter("beta"), _T), X, _letter("inverse", atom("Softplus", _letter("beta")))
-        ),
+        _where(atom("Greater", _letter("beta"), _T), X, _letter("inverse", atom("Softplus", _letter("beta")))),
         _about("softplus"),
     ),
     (_where(atom("GreaterOrEqual", _T, X), number("v"), X), lambda t, v: [("threshold", t, v)]),

@@ -113,10 +113,14 @@ class Line:
         self.element = kind.elem_type
         if self.element not in KINDS:
             known = ", ".join(each.name for each in KINDS.values())
-            raise ModelFormatError(f"the input {value.name!r} is of data type {self.element} but those read are {known}.")
+            raise ModelFormatError(
+                f"the input {value.name!r} is of data type {self.element} but those read are {known}."
+            )
         if not kind.HasField("shape"):
             return [None, None]
-        dims = [d.dim_value if d.WhichOneof("value") == "dim_value" and d.dim_value > 0 else None for d in kind.shape.dim]
+        dims = [
+            d.dim_value if d.WhichOneof("value") == "dim_value" and d.dim_value > 0 else None for d in kind.shape.dim
+        ]
         if not dims:
             raise ModelFormatError(f"the input {value.name!r} is a single number but a network takes rows of features.")
         return dims
@@ -209,7 +213,9 @@ def follow(line: Line, model: Any) -> None:
     along = []
     for node in nodes:
         if (node.proto.domain, node.op) in functions:
-            raise refused(node, "is a function of the model", "inline it with onnx.inliner.inline_local_functions(model)")
+            raise refused(
+                node, "is a function of the model", "inline it with onnx.inliner.inline_local_functions(model)"
+            )
         if node.domain not in OPSETS:
             raise refused(node, f"is of the domain {node.domain[:80]!r}, but those read are of the standard")
         if varying.isdisjoint(node.inputs):
@@ -218,7 +224,9 @@ def follow(line: Line, model: Any) -> None:
             varying.update(node.outputs)
             along.append(node)
     if line.output not in varying:
-        raise ModelFormatError(f"the output {line.output!r} does not depend on the input {line.value!r}; export it again.")
+        raise ModelFormatError(
+            f"the output {line.output!r} does not depend on the input {line.value!r}; export it again."
+        )
     uses = Counter(name for node in along for name in node.inputs if name in varying)
     place = 0
     while line.value != line.output:

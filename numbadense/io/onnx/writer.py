@@ -153,9 +153,7 @@ WRITTEN: dict[str, Any] = {
     "softsign": lambda w, x: w.node("Softsign", x),
     "exp": lambda w, x: w.node("Exp", x),
     "hard_sigmoid": _hard_sigmoid,
-    "hard_swish": lambda w, x: w.node(
-        "Div", w.node("Mul", x, w.node("Clip", w.node("Add", x, 3.0), 0.0, 6.0)), 6.0
-    ),
+    "hard_swish": lambda w, x: w.node("Div", w.node("Mul", x, w.node("Clip", w.node("Add", x, 3.0), 0.0, 6.0)), 6.0),
     "mish": lambda w, x: w.node("Mul", x, w.node("Tanh", w.node("Softplus", x))),
     "softmax": lambda w, x: w.node("Softmax", x, axis=-1),
     "log_softmax": lambda w, x: w.node("LogSoftmax", x, axis=-1),
