@@ -43,6 +43,8 @@ class Sequential:
     layers : tuple of Dense
     metadata : mapping of str to str
         Read-only.
+    feature_names : tuple of str, or None
+        What ``metadata["feature_names"]``, a JSON list, holds: the columns that a frame has to have.
 
     Raises
     ------
@@ -70,6 +72,7 @@ class Sequential:
 
     layers: tuple[Dense, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    __name__ = "Sequential"  # by which Dask names the tasks of what it takes for a function
 
     def __init__(self, layers: Sequence[Dense], metadata: Mapping[str, str] | None = None) -> None:
         from numbadense._engine import validate
@@ -122,6 +125,19 @@ class Sequential:
         return kinds.pop() if len(kinds) == 1 else self.dtype.name
 
     @functools.cached_property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """``metadata["feature_names"]``, a JSON list of text, or None: what the columns of a frame have to be."""
+        from numbadense._engine import validate
+
+        return validate.feature_names(self.metadata, self.n_in)
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        from numbadense._engine import lazy
+
+        return lazy.digest([(layer._kept, layer.b, layer.activation) for layer in self.layers], self.feature_names)
+
+    @functools.cached_property
     def _program(self) -> Program:
         from numbadense._engine import program
 
@@ -150,16 +166,18 @@ class Sequential:
         Parameters
         ----------
         x : array_like, shape (..., n_in)
-            Examples in rows, of any real dtype; they are cast to the network's.
+            Examples in rows, of any real dtype; they are cast to the network's.  The columns of a pandas or polars
+            frame have to be the `feature_names`, in order, if the network has them.
         out : ndarray, shape (..., n_out), optional
             Where to write the result.  It may overlap `x`.
         threads : int, optional
-            The most threads to use; by default as many as pay for the amount of work.
+            The most threads to use; by default as many as pay for the amount of work, and one in a task of Dask.
 
         Returns
         -------
         ndarray, shape (..., n_out), of the network's dtype
-            `out`, if given.
+            `out`, if given.  A Dask array gives a lazy Dask array; an array of PyTorch, JAX or another library that
+            speaks DLPack gives one of that library, and may be `out`.
 
         Raises
         ------
@@ -207,9 +225,9 @@ class Sequential:
         ShapeError, DTypeError, OutputError, OptionError
             If an argument does not fit.
         """
-        from numbadense._engine import validate
+        from numbadense._engine import foreign, validate
 
-        rows = validate.as_array("x", x)
+        rows = validate.as_array("x", x, self)
         validate.compute_dtype("x", rows)
         if rows.ndim != 2:
             raise ShapeError(
@@ -236,7 +254,7 @@ class Sequential:
         for begin in starts:
             batch = slice(begin, begin + batch_size)
             self(rows[batch], out=result[batch], threads=threads)
-        return result if out is None else out
+        return foreign.like(x, result) if out is None else out
 
     def astype(self, dtype: DTypeLike) -> Sequential:
         """Return the network with its weights in another dtype, or itself if they have it already.
@@ -368,6 +386,12 @@ class Sequential:
         from numbadense._engine import explain, validate
 
         return explain.forward(self._program, validate.rows_of(shape, self.n_in), threads)
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return "numbadense.Sequential", self._digest
+
+    def __sizeof__(self) -> int:
+        return object.__sizeof__(self) + sum(layer.nbytes for layer in self.layers)  # which Dask plans by
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Sequential, (self.layers, dict(self.metadata))
