@@ -18,6 +18,7 @@ import numpy as np
 
 from numbadense._engine import compile as compiler
 from numbadense._engine import half, validate
+from numbadense._engine import threads as threading
 from numbadense.errors import OutputError, ShapeError
 
 
@@ -29,11 +30,11 @@ def digest(layers, names=None) -> str:
     """
     found = hashlib.blake2b(repr(names).encode(), digest_size=16)
     for w, b, activation in layers:
-        stored = w.bits if isinstance(w, half.Half) else w
-        function = compiler.fingerprint(activation.function) or uuid.uuid4().hex
-        if activation.function.__module__ == "numbadense.activations":
-            function = "built in"
-        found.update(repr((getattr(w, "kind", w.dtype.str), w.shape, activation.name, function, b is None)).encode())
+        kind, stored = (w.kind, w.bits) if isinstance(w, half.Half) else (w.dtype.str, w)
+        formula = "built in"
+        if activation.function.__module__ != "numbadense.activations":
+            formula = compiler.fingerprint(activation.function) or uuid.uuid4().hex
+        found.update(repr((kind, w.shape, activation.name, formula, b is None)).encode())
         for array in (stored,) if b is None else (stored, b):
             found.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
     return found.hexdigest()
@@ -82,7 +83,7 @@ def _blocks(shared, name: str, x, chunks, dtype: np.dtype, out, threads: int | N
             "leave it out and write the result, for example with y.to_zarr(url) or dask.array.store(y, out)."
         )
     validate.as_array("x", x._meta)  # masked chunks, say, or chunks on a device
-    threads = 1 if threads is None else threads
+    threads = 1 if threads is None else threading.checked(threads)
     one = dask.delayed(shared, name=f"numbadense-{name}", traverse=False)
     token = dask.base.tokenize(x.name, name, dtype, threads)
     meta = np.empty((0,) * x.ndim, dtype)
