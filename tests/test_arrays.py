@@ -1,6 +1,10 @@
 """Arrays and frames of other libraries: PyTorch, JAX, array API namespaces, pandas, polars."""
 
+import doctest
+import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -299,3 +303,22 @@ def test_series_and_lists_are_what_numpy_makes_of_them():
     pandas = library("pandas")
     assert np.array_equal(NET(pandas.Series(X[0], index=NAMES)), EXPECTED[0])
     assert np.array_equal(NET(X.tolist()), EXPECTED)
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "arrays.rst"
+SECTIONS = re.split(
+    r"^\.\. needs: (.*)$", PAGE.read_text(encoding="utf-8") if PAGE.is_file() else "", flags=re.MULTILINE
+)
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="the documentation is not beside the tests")
+@pytest.mark.parametrize(
+    ("needed", "section"), list(zip(SECTIONS[1::2], SECTIONS[2::2], strict=True)), ids=SECTIONS[1::2]
+)
+def test_the_examples_of_the_page_about_arrays_are_true(needed, section):
+    for name in needed.split():
+        library(name)
+    found = doctest.DocTestParser().get_doctest(f"{SECTIONS[0]}\n{section}", {}, needed, str(PAGE), 0)
+    printed = io.StringIO()
+    failed, tried = doctest.DocTestRunner().run(found, out=printed.write)
+    assert tried > 6 and not failed, printed.getvalue()
