@@ -15,7 +15,7 @@ import pytest
 import scripts
 
 import numbadense as nd
-from numbadense import scalar_math
+from numbadense import activations, scalar_math
 from numbadense._engine import machine
 from numbadense.activations import HIGH, REGISTRY, Activation, activation, get, names
 from numbadense.errors import ActivationError
@@ -613,8 +613,8 @@ def test_public_functions_and_layers_take_the_twin(name, dtype, tmp_path):
 def test_an_unknown_name_is_met_with_the_closest_and_the_list():
     with pytest.raises(ActivationError) as caught:
         get("Sigmod")
-    assert str(caught.value) == (
-        f"no activation is called 'Sigmod': did you mean 'sigmoid'? known are {', '.join(names())}."
+    assert str(caught.value).startswith(
+        f"no activation is called 'Sigmod': did you mean 'sigmoid'? known are {', '.join(names())}, and the families "
     )
 
 
@@ -627,6 +627,76 @@ def test_a_name_like_nothing_is_met_with_the_list():
 def test_anything_else_is_refused_with_the_remedy(spec):
     with pytest.raises(ActivationError, match=r"must be None, a name, or an activation: .* @numbadense\.activation"):
         get(spec)
+
+
+FAMILY = [
+    "leaky_relu(0.2)", "leaky_relu(-0.5)", "elu(0.3)", "celu(2)", "clip(0, 6)", "clip(-1, 1)", "threshold(1, 0)",
+    "threshold(0.1, 20)", "bounded_relu(0.1, 0.5, 6)", "hard_sigmoid(0.2, 0.5)", "shrink(0.5, 0)", "shrink(0.5, 0.5)",
+]  # fmt: skip
+each_member = pytest.mark.parametrize("name", FAMILY)
+
+
+@each_dtype
+@each_member
+def test_a_member_of_a_family_is_within_its_stated_ulp(name, dtype):
+    entry = get(name)
+    x = sample(dtype, 100)
+    with np.errstate(all="ignore"):
+        y = nd.dense(x[:, None], np.ones((1, 1), dtype), activation=name)[:, 0]
+    stated = entry.max_ulp.get(dtype.__name__)
+    with mpmath.workprec(140):
+        for value, got in zip(x.tolist(), y.tolist(), strict=True):
+            exact = mpmath.mpf(entry.exact(mpmath.mp, mpmath.mpf(value)))
+            if stated is None:  # a line that meets 0: absolutely, of what goes in
+                assert abs(got - exact) <= 2 * np.finfo(dtype).eps * max(1.0, min(abs(value), abs(exact) + 1))
+            else:
+                assert ulp_error(got, exact, dtype) <= stated + (0 if FMA else PLAIN_MORE), f"{name} at {value!r}"
+
+
+@each_dtype
+@each_member
+def test_a_member_of_a_family_keeps_nan_and_reaches_its_limits(name, dtype):
+    entry = get(name)
+    y = nd.dense(np.array([[-np.inf], [np.inf], [np.nan]], dtype), np.ones((1, 1), dtype), activation=name)[:, 0]
+    assert np.array_equal(y[:2], np.array(entry.limits, dtype)) and np.isnan(y[2])
+
+
+@each_member
+def test_a_member_of_a_family_is_found_saved_and_pickled_by_its_name(name, tmp_path):
+    entry = get(name)
+    assert get(entry.name) is entry and pickle.loads(pickle.dumps(entry)) is entry
+    net = nd.Sequential([nd.Dense([[1.0, -2.0]], activation=name)])
+    net.save(tmp_path / "net.safetensors")
+    assert nd.load(tmp_path / "net.safetensors").layers[0].activation is entry
+
+
+def test_parameters_may_be_named_and_are_finite_numbers():
+    assert get("clip(high=6, low=0)") is activations.member("clip", 0, 6.0) is get(" clip(0.0, 6e0) ")
+    assert repr(get("clip(0, 6)")) == "<activation clip(low=0.0, high=6.0)>"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("clip", "activation 'clip' needs its parameters: it is clip(low, high)."),
+        ("clip(1)", "activation clip(1) cannot be had, missing a required argument: 'high': it is clip(low, high)."),
+        ("clip(3, 1)", "activation clip(3, 1) cannot be had, low is above high: it is clip(low, high)."),
+        ("clip(0, 1e999)", "activation clip(0, inf) cannot be had, a parameter is not finite: it is clip(low, high)."),
+        ("bounded_relu(0, 2, 1)", "threshold is above high"),
+        ("celu(0)", "alpha must be positive"),
+        ("shrink(-1, 0)", "lambd is negative"),
+        ("leaky_relu('a')", "could not convert string to float"),
+        ("leaky(1)", "no family of activations is called 'leaky': known are leaky_relu, elu"),
+        *((text, "cannot be read: a member of a family is named like") for text in (
+            "clip(", "os.system('ls')", "clip(*[1, 2])", "(1)", "leaky_relu(" + "1" * 9000 + ")", "(" * 9000,
+        )),
+        ("leaky_relu(**{'alpha': 1})", "missing a required argument: 'alpha'"),
+    ],
+)  # fmt: skip
+def test_a_member_that_cannot_be_is_refused(name, message):
+    with pytest.raises(ActivationError) as caught:
+        get(name)
+    assert message in str(caught.value)
 
 
 def test_activations_pickle_by_name():

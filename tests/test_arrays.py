@@ -30,6 +30,7 @@ CALLS = {
     "activation": lambda x, **out: nd.sigmoid(x, **out),
     "rowwise": lambda x, **out: nd.softmax(x, **out),
     "population": lambda x, **out: nd.stack([NET, NET])(x, **out),
+    "jacobian": lambda x, **out: NET.jacobian(x, **out),
     "which": lambda x, **out: nd.stack([NET, NET])(x, which=np.zeros(len(x), int), **out),
 }
 
@@ -55,6 +56,15 @@ def test_a_tensor_in_gives_a_tensor_with_the_same_bits(torch, call):
     assert call(X, out=out) is out
     array = np.empty(expected.shape, np.float32)
     assert call(tensor, out=array) is array and np.array_equal(array, expected)
+
+
+def test_derivatives_are_of_the_kind_of_x(torch):
+    tensor, v = torch.from_numpy(X.copy()), np.ones_like(X)
+    expected = NET.jvp(X, v)
+    out = torch.empty(13, 3), torch.empty(3, 13).T
+    for found in (NET.jvp(tensor, v), NET.jvp(tensor, torch.from_numpy(v), out=out)):
+        assert all(torch.equal(part, torch.from_numpy(wanted)) for part, wanted in zip(found, expected, strict=True))
+    assert NET.jvp(tensor, v, out=out)[0] is out[0]
 
 
 def test_a_tensor_is_read_where_it_lies_and_may_be_overwritten(torch):

@@ -6,13 +6,32 @@ import textwrap
 import pytest
 from scalar_language import check, violations
 
-from numbadense.activations import REGISTRY
+from numbadense.activations import REGISTRY, get
 
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_built_in_activations_keep_to_the_scalar_language(name):
     entry = REGISTRY[name]
     assert violations(entry.function, entry.rowwise) == []
+    assert violations(entry.derivative, entry.rowwise) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "leaky_relu(2)",
+        "elu(1)",
+        "celu(2)",
+        "clip(0, 6)",
+        "threshold(1, 0)",
+        "shrink(1, 1)",
+        "bounded_relu(0, 0, 6)",
+        "hard_sigmoid(0.2, 0.5)",
+    ],
+)
+def test_families_keep_to_the_scalar_language(name):
+    entry = get(name)
+    assert violations(entry.function) == violations(entry.derivative) == []
 
 
 def said_of(source, rowwise=False):

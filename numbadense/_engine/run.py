@@ -162,8 +162,8 @@ def bind_activation(activation):
             if direct_call(address, x, result):
                 return result
         if foreign.is_dask_array(x):
-            return lazy.activation(activate, activation, x, out, threads)
-        result = activate(activation, x, out, threads)
+            return lazy.activation(_activate, activation, x, out, threads)
+        result = _activate(activation, x, out, threads)
         kept = getattr(result, "dtype", None)
         for dtype, index in zip(COMPUTED, passes, strict=True):
             if kept is dtype and code[index] == 0:
@@ -174,7 +174,7 @@ def bind_activation(activation):
     return direct_call, address, call
 
 
-def activate(activation, x, out=None, threads: int | None = None):
+def _activate(activation, x, out=None, threads: int | None = None):
     """Return the activation over `x`: `out`, or a new array."""
     given = x
     x = validate.floats("x", x)
