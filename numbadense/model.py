@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numbadense import vectors
+from numbadense.arrays import OverArrays
 from numbadense.derivatives import Differentiable
 from numbadense.errors import DeviceError, OptionError, ShapeError
 from numbadense.layer import Dense, dtypes
@@ -30,7 +31,7 @@ BATCH_BYTES = 8_388_608  # of input and output that `predict` has in flight by d
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Sequential(Differentiable):
+class Sequential(OverArrays, Differentiable):
     """A network of dense layers, one after the other.
 
     Parameters
@@ -45,6 +46,8 @@ class Sequential(Differentiable):
     layers : tuple of Dense
     metadata : mapping of str to str
         Read-only.
+    feature_names : tuple of str, or None
+        What ``metadata["feature_names"]``, a JSON list, holds: the columns that a frame has to have.
 
     Raises
     ------
@@ -206,16 +209,18 @@ class Sequential(Differentiable):
         Parameters
         ----------
         x : array_like, shape (..., n_in)
-            Examples in rows, of any real dtype; they are cast to the network's.
+            Examples in rows, of any real dtype; they are cast to the network's.  The columns of a pandas or polars
+            frame have to be the `feature_names`, in order, if the network has them.
         out : ndarray, shape (..., n_out), optional
             Where to write the result.  It may overlap `x`.
         threads : int, optional
-            The most threads to use; by default as many as pay for the amount of work.
+            The most threads to use; by default as many as pay for the amount of work, and one in a task of Dask.
 
         Returns
         -------
         ndarray, shape (..., n_out), of the network's dtype
-            `out`, if given.
+            `out`, if given.  A Dask array gives a lazy Dask array; an array of PyTorch, JAX or another library that
+            speaks DLPack gives one of that library, and may be `out`.
 
         Raises
         ------
@@ -263,9 +268,9 @@ class Sequential(Differentiable):
         ShapeError, DTypeError, OutputError, OptionError
             If an argument does not fit.
         """
-        from numbadense._engine import validate
+        from numbadense._engine import foreign, validate
 
-        rows = validate.as_array("x", x)
+        rows = validate.as_array("x", x, self)
         validate.compute_dtype("x", rows)
         if rows.ndim != 2:
             raise ShapeError(
@@ -292,7 +297,7 @@ class Sequential(Differentiable):
         for begin in starts:
             batch = slice(begin, begin + batch_size)
             self(rows[batch], out=result[batch], threads=threads)
-        return result if out is None else out
+        return foreign.like(x, result) if out is None else out
 
     def astype(self, dtype: DTypeLike) -> Sequential:
         """Return the network with its weights in another dtype, or itself if they have it already.

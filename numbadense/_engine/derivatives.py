@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from numbadense import activations
+from numbadense._engine import foreign, slopes, validate
 from numbadense._engine import plan as planner
 from numbadense._engine import program as build_program
-from numbadense._engine import slopes, validate
 from numbadense._engine import threads as threading
 from numbadense._engine.cpu import differential, forward, pack
 from numbadense._engine.program import Program
@@ -178,11 +178,11 @@ def _target(out, shape, flat, dtype, others):
     return np.empty(flat, dtype), False
 
 
-def _result(found, direct: bool, out, shape):
+def _result(given, found, direct: bool, out, shape):
     if out is None:
-        return found.reshape(shape)
+        return foreign.like(given, found.reshape(shape))
     if not direct:
-        validate.deliver(found, out)
+        validate.deliver(found, validate.check_output(out, shape, found.dtype))
     return out
 
 
@@ -199,7 +199,7 @@ def jvp(of: Differential, x, v, out, threads: int | None, owner) -> tuple[np.nda
         y, dy = np.empty(shape, dtype) if y is None else y, np.empty(shape, dtype) if dy is None else dy
         if of.jvp(of.address, x, v, y, dy):
             return y, dy
-    x = validate.as_array("x", x)
+    given, x = x, validate.as_array("x", x, owner)
     validate.compute_dtype("x", x)
     rows = validate.matrix(x, n_in, dtype, owner)
     directions, each = validate.tangents(v, x, dtype)
@@ -209,7 +209,7 @@ def jvp(of: Differential, x, v, out, threads: int | None, owner) -> tuple[np.nda
     y, y_direct = _target(out_y, shape, (m, n_out), dtype, (rows, directions))
     dy, dy_direct = _target(out_dy, several, (m, each, n_out), dtype, (rows, directions, y))
     _run(of, rows, directions, y, dy, False, threads)
-    return _result(y, y_direct, out_y, shape), _result(dy, dy_direct, out_dy, several)
+    return _result(given, y, y_direct, out_y, shape), _result(given, dy, dy_direct, out_dy, several)
 
 
 def jacobian(of: Differential, x, out, threads: int | None, owner) -> np.ndarray:
@@ -221,11 +221,11 @@ def jacobian(of: Differential, x, out, threads: int | None, owner) -> np.ndarray
         jac = np.empty((*y.shape, n_in), dtype) if out is None else out
         if of.jacobian(of.address, x, y, jac):
             return jac
-    x = validate.as_array("x", x)
+    given, x = x, validate.as_array("x", x, owner)
     validate.compute_dtype("x", x)
     rows = validate.matrix(x, n_in, dtype, owner)
     shape = (*x.shape[:-1], n_out, n_in)
     jac, direct = _target(out, shape, (len(rows), n_out, n_in), dtype, (rows,))
     dy = jac if of.backward else jac.transpose(0, 2, 1)
     _run(of, rows, rows, np.empty((len(rows), n_out), dtype), dy, True, threads)
-    return _result(jac, direct, out, shape)
+    return _result(given, jac, direct, out, shape)

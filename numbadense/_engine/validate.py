@@ -5,12 +5,13 @@ What leaves this module is what kernels expect: native byte order, aligned, floa
 
 import functools
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from numbadense._engine import half
+from numbadense._engine import foreign, half
 from numbadense.errors import DTypeError, NetworkIndexError, OptionError, OutputError, ShapeError
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -73,8 +74,11 @@ def zeros(n: int, dtype: np.dtype) -> np.ndarray:
     return array
 
 
-def as_array(name: str, value) -> np.ndarray:
-    """Return `value` as an array, refusing what would lose something on the way."""
+def as_array(name: str, value, owner=None) -> np.ndarray:
+    """Return `value` as an array, refusing what would lose something on the way.
+
+    `owner` is the network that it goes through, whose features the columns of a frame have to be.
+    """
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
@@ -82,8 +86,10 @@ def as_array(name: str, value) -> np.ndarray:
             f"{name} is a masked array, whose mask a dense layer would ignore; pass {name}.filled(value), "
             "or its rows without missing values."
         )
+    if (array := foreign.array(name, value, owner)) is not None:
+        return array
     if hasattr(value, "__cuda_array_interface__"):
-        raise DTypeError(f"{name} is on a CUDA device; call the function of the same name in numbadense.cuda.")
+        raise foreign.on_a_device(name)
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -117,6 +123,13 @@ def features_error(x: np.ndarray, owner) -> ShapeError:
     return ShapeError(
         f"x {have} but the network expects {owner.n_in}: x.shape={x.shape}, network {owner.n_in} -> {owner.n_out}. "
         "The last axis of x holds the features."
+    )
+
+
+def single_number_error(activation) -> ShapeError:
+    """Return the error for a single number that goes to a row-wise activation."""
+    return ShapeError(
+        f"x is a single number but {activation.name} works on the last axis: x.shape=(); pass an array of rows."
     )
 
 
@@ -196,9 +209,15 @@ def bias(b, w: np.ndarray) -> np.ndarray | None:
 
 def check_output(out, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return `out`, as a plain array, if it can take a result of `shape` and `dtype`; other floats may, as in NumPy."""
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+    given = out
+    if not isinstance(out, np.ndarray):
+        try:
+            out = foreign.target("out", given)
+        except DTypeError as error:
+            raise OutputError(str(error)) from None
+    if out is None or isinstance(out, np.ma.MaskedArray):
         raise OutputError(
-            f"out is a {type(out).__name__} but must be a NumPy array of shape {shape} and dtype {dtype}."
+            f"out is a {type(given).__name__} but must be a NumPy array of shape {shape} and dtype {dtype}."
         )
     if out.shape != shape:
         raise OutputError(
@@ -301,6 +320,22 @@ def frozen(array: np.ndarray) -> np.ndarray:
             return array
         holder = holder.base
     return array
+
+
+def feature_names(metadata: Mapping[str, str], n_in: int) -> tuple[str, ...] | None:
+    """Return the names of the features that the metadata of a network give, or None."""
+    if "feature_names" not in metadata:
+        return None
+    try:
+        names = json.loads(metadata["feature_names"])
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) != n_in:
+        raise OptionError(
+            f"metadata['feature_names'] is {metadata['feature_names'][:80]!r} but must be a JSON list of "
+            f"{n_in} names, one for each feature; pass {{'feature_names': json.dumps(names)}}."
+        )
+    return tuple(names)
 
 
 def rows_of(shape, n_in: int) -> int:
