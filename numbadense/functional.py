@@ -63,7 +63,8 @@ def dense(
     -------
     ndarray, shape (..., n_out), float32 or float64
         `out`, if given.  The dtype is what NumPy promotes the operands to; integers count as float64, float16 and
-        bfloat16 (of ml_dtypes) as float32.
+        bfloat16 (of ml_dtypes) as float32.  A Dask array `x` gives a lazy one; an array of PyTorch, JAX or another
+        library that speaks DLPack gives one of that library, here and in the activations.
 
     Raises
     ------
