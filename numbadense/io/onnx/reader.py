@@ -366,4 +366,4 @@ def _value(line: Line, node: Node) -> NDArray[Any]:
 
 def _listed(values: Any) -> str:
     names = [repr(each.name[:80]) for each in values[:8]]
-    return ", ".join(names) + (", ..." if len(values) > 8 else "")
+    return ", ".join(names) + (", ..." if len(values) > 8 else "") if names else "none"
