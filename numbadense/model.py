@@ -295,12 +295,12 @@ class Sequential:
         return Sequential(layers, self.metadata)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the network to a safetensors file; an existing file is replaced only by a whole one.
+        """Write the network to a file; an existing one is replaced only by a whole one.
 
         Parameters
         ----------
         path : path_like
-            The file, with the suffix ``.safetensors``.
+            The file, with the suffix ``.safetensors``, or ``.onnx`` as :meth:`to_onnx` does.
 
         Raises
         ------
@@ -312,6 +312,32 @@ class Sequential:
         from numbadense import io
 
         io.save(self, path)
+
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write the network as ONNX, for other runtimes; :func:`numbadense.load` gives it back as it is.
+
+        Parameters
+        ----------
+        path : path_like
+            The file, with the suffix ``.onnx``.
+
+        Raises
+        ------
+        ModelFormatError
+            If the suffix is another, or a layer has an activation of your own, or there are 2 GiB of weights.
+        MissingDependencyError
+            If the library `onnx` is not installed.
+        OSError
+            If the file cannot be written.
+
+        Notes
+        -----
+        The model is one of opset 13 with an input ``x`` of shape (batch, n_in).  Weights at half size are widened to
+        float32.  Activations of high accuracy become their plain twins, as accurate as the runtime has them.
+        """
+        from numbadense import io
+
+        io.save(self, path, suffix=".onnx")
 
     def to(self, device: str) -> DeviceSequential:
         """Return the network on a CUDA device, its weights uploaded once.

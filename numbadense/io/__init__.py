@@ -55,6 +55,7 @@ def load(
     ----------
     source : path_like or object
         A ``.safetensors`` file written by :meth:`numbadense.Sequential.save`, whose weights are memory-mapped.
+        A ``.onnx`` file or an ``onnx.ModelProto``: a straight line of dense layers.
     activations : sequence of str, Activation or function, optional
         One for each dense layer, for sources that hold weights alone.
     dtype : dtype_like, optional
@@ -129,7 +130,7 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def save(network: Sequential, path: str | os.PathLike[str]) -> None:
+def save(network: Sequential, path: str | os.PathLike[str], *, suffix: str | None = None) -> None:
     """Write a network to a file; an existing file is replaced only by a whole one.
 
     Parameters
@@ -137,7 +138,9 @@ def save(network: Sequential, path: str | os.PathLike[str]) -> None:
     network : Sequential
         The network.
     path : path_like
-        The file, with the suffix ``.safetensors``.
+        The file, with the suffix ``.safetensors`` or ``.onnx``.
+    suffix : str, optional
+        The only one to accept.
 
     Raises
     ------
@@ -147,9 +150,10 @@ def save(network: Sequential, path: str | os.PathLike[str]) -> None:
         If the file cannot be written.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in WRITERS:
+    given = path.suffix.lower()
+    formats = WRITERS if suffix is None else {suffix: WRITERS[suffix]}
+    if given not in formats:
         raise ModelFormatError(
-            f"{path} has the suffix {path.suffix!r} but networks are written as {', '.join(WRITERS)}; name it so."
+            f"{path} has the suffix {path.suffix!r} but networks are written as {', '.join(formats)}; name it so."
         )
-    _module(WRITERS[suffix]).save(network, path)
+    _module(formats[given]).save(network, path)

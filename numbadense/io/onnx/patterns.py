@@ -79,6 +79,7 @@ PATTERNS: list[tuple[Sum, Callable[..., list[Part] | None]]] = [
         ),
         _about("softplus"),
     ),
+    (_where(atom("Greater", _ZERO, X), _letter("slope"), X), lambda slope: [("leaky_relu", slope)]),
     (_where(atom("GreaterOrEqual", _T, X), number("v"), X), lambda t, v: [("threshold", t, v)]),
     (_where(atom("GreaterOrEqual", _LAMBD, _ABS), _ZERO, _NEARER), _shrink),
     (_where(atom("Greater", _ABS, _LAMBD), _NEARER, _ZERO), _shrink),

@@ -65,7 +65,7 @@ class Node:
         return found
 
     def facts(self, function: Any) -> dict[str, Any]:
-        """Return its attributes, checked against the keyword arguments of a function."""
+        """Return its attributes, checked against the keyword arguments of a function, and defaults as float32 too."""
         known, given = defaults(function), self.attributes()
         for name, value in given.items():
             if name not in known:
@@ -74,7 +74,8 @@ class Node:
             kind = int if default is None else type(default)
             if type(value) is not kind or (kind is tuple and not all(type(each) in (int, float) for each in value)):
                 raise refused(self, f"has an attribute {name} of a wrong type, {type(value).__name__}")
-        return given
+        rounded = {name: float(np.float32(each)) if isinstance(each, float) else each for name, each in known.items()}
+        return {**rounded, **given}
 
 
 class Line:
