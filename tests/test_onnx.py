@@ -6,16 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mutations import COUNT, mutated
 
 import numbadense as nd
-from mutations import COUNT, mutated
 from numbadense.testing import error_bound
 
 onnx = pytest.importorskip("onnx", minversion="1.21")
+import onnx_conformance  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
-
-import onnx_conformance  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden" / "onnx"
 SMOOTH = ("Gemm", "gelu", "silu", "mish", "gelu_tanh", "softsign")
@@ -50,7 +49,9 @@ W = np.random.default_rng(0).standard_normal((3, 2)).astype(np.float32)
 def make(nodes, *, tensors=None, shape=("batch", 3), inputs=1, outputs=("y",), opset=17, element=TensorProto.FLOAT):
     """Return a model of nodes from x to y, with w of shape (3, 2) and `tensors` at hand."""
     nodes = [helper.make_node(*each[:3], **(each[3] if len(each) > 3 else {})) for each in nodes]
-    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in {"w": W, **(tensors or {})}.items()]
+    constants = [
+        numpy_helper.from_array(np.asarray(value), name) for name, value in {"w": W, **(tensors or {})}.items()
+    ]
     names = ["x", "x2", "x3"][:inputs]
     graph = helper.make_graph(
         nodes,
@@ -279,7 +280,9 @@ def test_weights_in_a_file_beside_are_memory_mapped(tmp_path):
     assert isinstance(base, np.memmap)
 
 
-@pytest.mark.parametrize("location", ["", "..", "../w.bin", "/etc/passwd", "none.bin", "a\0b", ".", "C:w.bin", "link", "w/w"])
+@pytest.mark.parametrize(
+    "location", ["", "..", "../w.bin", "/etc/passwd", "none.bin", "a\0b", ".", "C:w.bin", "link", "w/w"]
+)
 def test_weights_outside_the_folder_are_refused(location, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -289,15 +292,17 @@ def test_weights_outside_the_folder_are_refused(location, tmp_path):
         nd.load(external(folder, location))
 
 
-@pytest.mark.parametrize("entries", [{"offset": "8"}, {"length": "8"}, {"offset": "-1"}, {"offset": "9" * 30}, {"offset": "x"}])
+@pytest.mark.parametrize(
+    "entries", [{"offset": "8"}, {"length": "8"}, {"offset": "-1"}, {"offset": "9" * 30}, {"offset": "x"}]
+)
 def test_places_outside_a_file_are_refused(entries, tmp_path):
     (tmp_path / "w.bin").write_bytes(W.tobytes())
-    with pytest.raises(nd.ModelFormatError, match="has its numbers at|needs 24 bytes"):
+    with pytest.raises(nd.ModelFormatError, match=r"has its numbers at|needs 24 bytes"):
         nd.load(external(tmp_path, "w.bin", **entries))
 
 
 def test_a_model_without_a_folder_has_no_files_beside_it(tmp_path):
-    with pytest.raises(nd.ModelFormatError, match="pass the path of the .onnx file instead"):
+    with pytest.raises(nd.ModelFormatError, match=r"pass the path of the \.onnx file instead"):
         nd.load(onnx.load(external(tmp_path, "w.bin"), load_external_data=False))
 
 
@@ -305,7 +310,9 @@ def test_empty_truncated_and_other_files_are_refused(tmp_path):
     content = (GOLDEN / "made_arithmetic.onnx").read_bytes()
     for bad in (b"", content[:-1], content[: len(content) // 2], b"\xff" * 100, b"PK\3\4"):
         (tmp_path / "net.onnx").write_bytes(bad)
-        with pytest.raises(nd.ModelFormatError, match=r"net\.onnx (has 0 bytes|is not a whole ONNX file|is not a network)"):
+        with pytest.raises(
+            nd.ModelFormatError, match=r"net\.onnx (has 0 bytes|is not a whole ONNX file|is not a network)"
+        ):
             nd.load(tmp_path / "net.onnx")
     with pytest.raises(FileNotFoundError):
         nd.load(tmp_path / "none.onnx")

@@ -14,7 +14,9 @@ onnx = pytest.importorskip("onnx", minversion="1.21")
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 from onnx.reference.op_run import OpRun  # noqa: E402
 
-BUILT_IN = [name for name in activations.names() if activations.REGISTRY[name].function.__module__.startswith("numbadense")]
+BUILT_IN = [
+    name for name in activations.names() if activations.REGISTRY[name].function.__module__.startswith("numbadense")
+]
 MEMBERS = [
     "leaky_relu(0.2)",
     "elu(0.3)",
@@ -155,7 +157,9 @@ def test_a_users_activation_is_refused_by_name(tmp_path):
 
     net = nd.Sequential([nd.Dense(np.eye(2), None, not_in_onnx)])
     try:
-        with pytest.raises(nd.ModelFormatError, match=r"layer 0 has the activation 'not_in_onnx'.*\.safetensors instead"):
+        with pytest.raises(
+            nd.ModelFormatError, match=r"layer 0 has the activation 'not_in_onnx'.*\.safetensors instead"
+        ):
             net.to_onnx(tmp_path / "net.onnx")
     finally:
         del activations.REGISTRY["not_in_onnx"], activations._NAMES["not_in_onnx"]
@@ -174,7 +178,9 @@ def test_what_is_too_large_is_refused(tmp_path, monkeypatch):
     from numbadense.io.onnx import writer
 
     monkeypatch.setattr(writer, "MOST_BYTES", 100)
-    with pytest.raises(nd.ModelFormatError, match=r"has 160 bytes of weights in float32 .*safetensors, which has no limit"):
+    with pytest.raises(
+        nd.ModelFormatError, match=r"has 160 bytes of weights in float32 .*safetensors, which has no limit"
+    ):
         network("relu").to_onnx(tmp_path / "net.onnx")
 
 

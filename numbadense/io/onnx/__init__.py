@@ -127,5 +127,6 @@ def _kept(model: Any, written: str, line: reader.Line) -> tuple[list[chain.Step]
         return None
     steps: list[chain.Step] = []
     for (w, b), name in zip(linears, names, strict=True):
+        assert w is not None
         steps += [chain.Linear("a layer", w, b), chain.Activate("a layer", name)]
     return steps, storage

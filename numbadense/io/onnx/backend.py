@@ -114,7 +114,9 @@ def run_model(model: Any, inputs: Sequence[NDArray[Any]], device: str = "CPU", *
     return prepare(model, device).run(inputs)
 
 
-def run_node(node: Any, inputs: Sequence[NDArray[Any]], device: str = "CPU", **options: Any) -> tuple[NDArray[Any], ...]:
+def run_node(
+    node: Any, inputs: Sequence[NDArray[Any]], device: str = "CPU", **options: Any
+) -> tuple[NDArray[Any], ...]:
     """Run a node: its first input goes through the network, and the others are constants."""
     helper: Any = importlib.import_module("onnx.helper")
     values = [

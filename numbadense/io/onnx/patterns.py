@@ -74,12 +74,13 @@ PATTERNS: list[tuple[Sum, Callable[..., list[Part] | None]]] = [
     (times(X, atom("Clip", plus(scaled(X, 1 / 6), number(0.5)), _ZERO, number(1.0))), _only("hard_swish")),
     (scaled(times(X, atom("Clip", plus(X, number(3.0)), _ZERO, number(6.0))), 1 / 6), _only("hard_swish")),
     (
-        _where(
-            atom("Greater", _letter("beta"), _T), X, _letter("inverse", atom("Softplus", _letter("beta")))
-        ),
+        _where(atom("Greater", _letter("beta"), _T), X, _letter("inverse", atom("Softplus", _letter("beta")))),
         _about("softplus"),
     ),
-    (_where(atom("Greater", _ZERO, X), _letter("slope"), X), lambda slope: [("leaky_relu", slope)]),
+    (
+        _where(atom("Greater", _ZERO, X), _letter("slope"), X),
+        lambda slope: ["relu"] if slope == 0 else [("leaky_relu", slope)],
+    ),
     (_where(atom("GreaterOrEqual", _T, X), number("v"), X), lambda t, v: [("threshold", t, v)]),
     (_where(atom("GreaterOrEqual", _LAMBD, _ABS), _ZERO, _NEARER), _shrink),
     (_where(atom("Greater", _ABS, _LAMBD), _NEARER, _ZERO), _shrink),

@@ -72,7 +72,7 @@ class Node:
                 raise refused(self, f"has an attribute {name[:80]!r}, which is not read", "export it without")
             default = known[name]
             kind = int if default is None else type(default)
-            if type(value) is not kind or (kind is tuple and not all(type(each) in (int, float) for each in value)):
+            if type(value) is not kind:
                 raise refused(self, f"has an attribute {name} of a wrong type, {type(value).__name__}")
         rounded = {name: float(np.float32(each)) if isinstance(each, float) else each for name, each in known.items()}
         return {**rounded, **given}
@@ -96,7 +96,7 @@ class Line:
         if len(graph.output) != 1:
             raise ModelFormatError(
                 f"the graph has {len(graph.output)} outputs, {_listed(graph.output)}, but a network has one; keep one "
-                f'with onnx.utils.extract_model("net.onnx", "one.onnx", [{inputs[0].name!r}], ["..."]), after an export '
+                f'with onnx.utils.extract_model("net.onnx", "one.onnx", [{inputs[0].name!r}], ["..."]), exported '
                 'with options={"zipmap": False} if it is from skl2onnx.'
             )
         self.value, self.output = inputs[0].name, graph.output[0].name
@@ -114,10 +114,14 @@ class Line:
         self.element = kind.elem_type
         if self.element not in KINDS:
             known = ", ".join(each.name for each in KINDS.values())
-            raise ModelFormatError(f"the input {value.name!r} is of data type {self.element} but those read are {known}.")
+            raise ModelFormatError(
+                f"the input {value.name!r} is of data type {self.element} but those read are {known}."
+            )
         if not kind.HasField("shape"):
             return [None, None]
-        dims = [d.dim_value if d.WhichOneof("value") == "dim_value" and d.dim_value > 0 else None for d in kind.shape.dim]
+        dims = [
+            d.dim_value if d.WhichOneof("value") == "dim_value" and d.dim_value > 0 else None for d in kind.shape.dim
+        ]
         if not dims:
             raise ModelFormatError(f"the input {value.name!r} is a single number but a network takes rows of features.")
         return dims
@@ -164,10 +168,9 @@ class Line:
         neutral = isinstance(scale, float) and scale == 1
         if neutral and isinstance(shift, float) and shift == 0:
             return
-        if neutral and isinstance(last, Linear) and last.b is None and np.shape(shift) == last.w.shape[1:]:
-            if shift.dtype == last.w.dtype:
-                self.steps[-1] = Linear(last.origin, last.w, shift)
-                return
+        if neutral and isinstance(last, Linear) and last.b is None and _is_bias(shift, last.w):
+            self.steps[-1] = Linear(last.origin, last.w, shift)
+            return
         numbers = (scale, shift, *((last.scale, last.shift) if isinstance(last, Scale) else (None,)))
         if isinstance(last, Scale) and all(isinstance(each, float) for each in numbers):
             self.steps.pop()
@@ -210,7 +213,9 @@ def follow(line: Line, model: Any) -> None:
     along = []
     for node in nodes:
         if (node.proto.domain, node.op) in functions:
-            raise refused(node, "is a function of the model", "inline it with onnx.inliner.inline_local_functions(model)")
+            raise refused(
+                node, "is a function of the model", "inline it with onnx.inliner.inline_local_functions(model)"
+            )
         if node.domain not in OPSETS:
             raise refused(node, f"is of the domain {node.domain[:80]!r}, but those read are of the standard")
         if varying.isdisjoint(node.inputs):
@@ -219,7 +224,9 @@ def follow(line: Line, model: Any) -> None:
             varying.update(node.outputs)
             along.append(node)
     if line.output not in varying:
-        raise ModelFormatError(f"the output {line.output!r} does not depend on the input {line.value!r}; export it again.")
+        raise ModelFormatError(
+            f"the output {line.output!r} does not depend on the input {line.value!r}; export it again."
+        )
     uses = Counter(name for node in along for name in node.inputs if name in varying)
     place = 0
     while line.value != line.output:
@@ -363,6 +370,10 @@ def _value(line: Line, node: Node) -> NDArray[Any]:
         if name in ("value_int", "value_ints") and isinstance(value, (int, tuple)):
             return np.array(value, np.int64)
     raise refused(node, "holds no numbers")
+
+
+def _is_bias(shift: Any, w: NDArray[Any]) -> bool:
+    return np.shape(shift) == w.shape[1:] and shift.dtype == w.dtype
 
 
 def _listed(values: Any) -> str:

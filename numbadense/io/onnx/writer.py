@@ -1,8 +1,8 @@
 """From a network to an ONNX model: Gemm and activations, at opset 13, which every runtime of today reads.
 
 Operators of later opsets are written as what they stand for.  Attributes are float32: in a network of float64, whose
-parameters would be rounded, operators with constants stand for them, which ONNX Runtime has in float64 too.  The model also says which
-activations it was made of, so that reading it gives the same network; see :func:`numbadense.io.onnx._kept`.
+parameters would be rounded, operators with constants stand for them, which ONNX Runtime has in float64 too.  The model
+also says which activations it was made of, so that reading it gives the same network.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import importlib
 import json
 import math
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from numbadense import activations
 from numbadense.errors import ModelFormatError
@@ -154,9 +152,7 @@ WRITTEN: dict[str, Any] = {
     "softsign": lambda w, x: w.node("Softsign", x),
     "exp": lambda w, x: w.node("Exp", x),
     "hard_sigmoid": _hard_sigmoid,
-    "hard_swish": lambda w, x: w.node(
-        "Div", w.node("Mul", x, w.node("Clip", w.node("Add", x, 3.0), 0.0, 6.0)), 6.0
-    ),
+    "hard_swish": lambda w, x: w.node("Div", w.node("Mul", x, w.node("Clip", w.node("Add", x, 3.0), 0.0, 6.0)), 6.0),
     "mish": lambda w, x: w.node("Mul", x, w.node("Tanh", w.node("Softplus", x))),
     "softmax": lambda w, x: w.node("Softmax", x, axis=-1),
     "log_softmax": lambda w, x: w.node("LogSoftmax", x, axis=-1),
@@ -168,7 +164,7 @@ WRITTEN: dict[str, Any] = {
 
 
 def nodes(names: list[str], biases: list[bool], element: int) -> tuple[list[Any], str]:
-    """Return the nodes of a network of activations, and the name of its output; `element` is the type of its numbers."""
+    """Return the nodes of a network, whose numbers are of the type `element`, and the name of its output."""
     writer = Writer(element)
     for index, (name, bias) in enumerate(zip(names, biases, strict=True)):
         writer.layer = f"layers.{index}"

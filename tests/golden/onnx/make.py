@@ -18,10 +18,10 @@ import onnxruntime
 import sklearn.datasets
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from skl2onnx import to_onnx
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from skl2onnx import to_onnx
 from torch import nn
 
 FOLDER = Path(__file__).parent
@@ -80,7 +80,9 @@ for dynamo, exporter in ((False, "legacy"), (True, "dynamo")):
     from_torch(f"torch_{exporter}_relu", torch_network(nn.ReLU(), nn.Tanh(), nn.Sigmoid(), norm=True), dynamo)
     from_torch(f"torch_{exporter}_smooth", torch_network(*SMOOTH), dynamo, opset_version=18)
     from_torch(f"torch_{exporter}_bent", torch_network(*BENT), dynamo)
-    from_torch(f"torch_{exporter}_hard", torch_network(nn.Hardswish(), nn.Hardsigmoid(), nn.SELU(), nn.Dropout()), dynamo)
+    from_torch(
+        f"torch_{exporter}_hard", torch_network(nn.Hardswish(), nn.Hardsigmoid(), nn.SELU(), nn.Dropout()), dynamo
+    )
     double = torch_network(*SMOOTH[:5], nn.Softplus(2.0), dtype=torch.float64)
     from_torch(f"torch_{exporter}_double", double, dynamo)
 from_torch("torch_dynamo_more", torch_network(*MORE), True)
@@ -99,9 +101,13 @@ options = {"max_iter": 30, "random_state": 0}
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     regressor = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(6, 5), activation="tanh", **options))
-    double = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(6, 5), activation="relu", **options)).fit(features, target[:, 0])
+    double = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(6, 5), activation="relu", **options)).fit(
+        features, target[:, 0]
+    )
     regressor.fit(features.astype(np.float32), target[:, 0].astype(np.float32))
-    classifier = MLPClassifier(hidden_layer_sizes=(6,), activation="logistic", **options).fit(features.astype(np.float32), classes)
+    classifier = MLPClassifier(hidden_layer_sizes=(6,), activation="logistic", **options).fit(
+        features.astype(np.float32), classes
+    )
 keep("skl2onnx_regressor", to_onnx(regressor, rows), rows, regressor.predict(rows)[:, None])
 keep("skl2onnx_double", to_onnx(double, features[:7]), features[:7], double.predict(features[:7])[:, None])
 both = to_onnx(classifier, rows, options={"zipmap": False})
@@ -166,7 +172,7 @@ made("made_normalised", [
     node("ThresholdedRelu", ["n"], ["t"], alpha=0.25),
     node("Shrink", ["t"], ["y"], lambd=0.5, bias=0.25),
 ], [tensor(name, np.float32(values)) for name, values in (
-    ("gamma", [1, 2, 3]), ("beta", [0, 1, -1]), ("mean", [0.5, 0.25, 0]), ("variance", [1, 2, 0.5]))], 3, 3)  # fmt: skip
+    ("gamma", [1, 2, 3]), ("beta", [0, 1, -1]), ("mean", [0.5, 0.25, 0]), ("variance", [1, 2, 3]))], 3, 3)  # fmt: skip
 made("made_swish", [
     node("MatMul", ["x", "w"], ["z"]),
     node("Swish", ["z"], ["y"], alpha=1.5),
