@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -306,6 +307,22 @@ def test_a_model_without_a_folder_has_no_files_beside_it(tmp_path):
         nd.load(onnx.load(external(tmp_path, "w.bin"), load_external_data=False))
 
 
+def test_long_and_intricate_graphs_take_no_time():
+    nodes = [("Neg", [f"v{i}" if i else "x"], [f"v{i + 1}"]) for i in range(20_000)]
+    assert nd.load(make([*nodes, ("MatMul", ["v20000", "w"], ["y"])])).n_out == 2
+    nodes = [("Identity", [f"w{i}" if i else "w"], [f"w{i + 1}"]) for i in range(20_000)]
+    assert nd.load(make([*nodes, ("MatMul", ["x", "w20000"], ["y"])])).n_out == 2
+    powers = [("Pow", [f"v{i}" if i else "x", "three"], [f"v{i + 1}"]) for i in range(15)]
+    with pytest.raises(nd.ModelFormatError, match="goes to several places"):
+        nd.load(make([*powers, ("Mul", ["x", "v15"], ["y"])], tensors={"three": np.float32(3)}))
+
+
+def test_a_missing_library_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(nd.MissingDependencyError, match=r'needs the library onnx, .*pip install "numbadense\[onnx\]"'):
+        nd.load(GOLDEN / "keras_mlp.onnx")
+
+
 def test_empty_truncated_and_other_files_are_refused(tmp_path):
     content = (GOLDEN / "made_arithmetic.onnx").read_bytes()
     for bad in (b"", content[:-1], content[: len(content) // 2], b"\xff" * 100, b"PK\3\4"):
@@ -383,7 +400,9 @@ def test_the_conformance_that_is_claimed_is_true():
     found = onnx_conformance.results()
     for operator, outcomes in claimed["operators"].items():
         if onnx.__version__ == claimed["onnx"]:
-            assert found["operators"][operator] == outcomes
+            assert [set(each) for each in found["operators"][operator].values()] == [
+                set(each) for each in outcomes.values()
+            ]
         else:  # later versions have more cases
             assert set(outcomes["passed"]) & set(found["operators"][operator]["refused"]) == set()
 

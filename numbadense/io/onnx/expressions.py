@@ -64,7 +64,10 @@ def times(a: Sum, b: Sum) -> Sum:
     total: dict[Any, Any] = {}
     for first, factor in a:
         for second, other in b:
-            product = frozenset((Counter(dict(first)) + Counter(dict(second))).items())
+            atoms = Counter(dict(first)) + Counter(dict(second))
+            if atoms.total() > MOST_TERMS:
+                raise UnknownError
+            product = frozenset(atoms.items())
             total[product] = total.get(product, 0.0) + factor * other
     return _sum(total)
 

@@ -21,7 +21,7 @@ from numbadense import activations
 from numbadense.errors import ModelFormatError, NumbadenseError
 from numbadense.io.chain import Activate, Linear, Scale, Step
 from numbadense.io.onnx import patterns
-from numbadense.io.onnx.expressions import Region
+from numbadense.io.onnx.expressions import MOST_NODES, Region
 from numbadense.io.onnx.operators import EITHER_SIDE, FOLDED, OPERATORS, defaults, refused
 from numbadense.io.onnx.tensors import FLOATS, KINDS, Store
 
@@ -129,8 +129,7 @@ class Line:
     @property
     def width(self) -> int | None:
         """How many features there are, where something says so."""
-        linears = [step for step in self.steps if isinstance(step, Linear)]
-        return linears[-1].w.shape[1] if linears else self.n_in
+        return next((step.w.shape[1] for step in reversed(self.steps) if isinstance(step, Linear)), self.n_in)
 
     def operand(self, node: Node, place: int) -> NDArray[Any] | None:
         """Return a constant that a node takes, or None if it is left out."""
@@ -232,7 +231,7 @@ def follow(line: Line, model: Any) -> None:
     while line.value != line.output:
         if place == len(along):
             raise ModelFormatError(f"nothing leads from {line.value[:80]!r} to the output {line.output[:80]!r}.")
-        place += _taken(line, along[place:], uses, varying)
+        place += _taken(line, along[place : place + MOST_NODES + 1], uses, varying)
     if place != len(along):
         raise refused(along[place], "takes what is after the output")
 
