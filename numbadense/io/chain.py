@@ -195,7 +195,8 @@ def _identity(step: Step, width: int | None, made: list[int]) -> Linear:
     if sum(n * n for n in made) > WIDEST_IDENTITY**2:
         raise ModelFormatError(
             f"{step.origin} has no dense layer to go into, and {width} features: at most "
-            f"{WIDEST_IDENTITY} are passed on by a layer of their own, fewer by several, and this would be number {len(made)}."
+            f"{WIDEST_IDENTITY} are passed on by a layer of their own, fewer by several, and this would be number "
+            f"{len(made)}."
         )
     return Linear(step.origin, np.eye(width, dtype=np.float32))
 

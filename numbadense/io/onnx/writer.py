@@ -18,11 +18,10 @@ from numbadense.errors import ModelFormatError
 if TYPE_CHECKING:
     from numbadense.model import Sequential
 
-__all__ = ["KEY", "OPSET", "STORAGES", "model", "nodes"]
+__all__ = ["KEY", "OPSET", "model", "nodes"]
 
 OPSET, IR_VERSION = 13, 7
 KEY = "numbadense"
-STORAGES = ("float32", "float64", "float16", "bfloat16")
 ELEMENTS = {"float32": 1, "float64": 11}  # TensorProto.DataType
 MOST_BYTES = 2**31 - 2**20  # of weights: a protocol buffer holds 2 GiB
 
