@@ -4,6 +4,7 @@ What leaves this module is what kernels expect: native byte order, aligned, floa
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -131,6 +132,45 @@ def matrix(x: np.ndarray, n_in: int, dtype: np.dtype, owner) -> np.ndarray:
     return x
 
 
+def tangents(v, x: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, int]:
+    """Return `v`, one tangent of each row of x, or several on an axis of their own, as rows, and how many each has."""
+    v = as_array("v", v)
+    compute_dtype("v", v)
+    n_in = x.shape[-1]
+    several = v.ndim == x.ndim + 1 and (*v.shape[:-2], v.shape[-1]) == x.shape
+    if v.shape != x.shape and not several:
+        wanted = (*x.shape[:-1], "t", n_in)
+        raise ShapeError(
+            f"v has shape {v.shape} but x has shape {x.shape}: v is one tangent for each row of x, of the same shape, "
+            f"or t for each, of shape ({', '.join(map(str, wanted))}); one for all is np.broadcast_to(v, x.shape)."
+        )
+    rows = native(v, dtype).reshape(math.prod(v.shape[:-1]), n_in)
+    if rows.strides[0] % dtype.itemsize or rows.strides[1] % dtype.itemsize:
+        rows = np.ascontiguousarray(rows)
+    return rows, v.shape[-2] if several else 1
+
+
+def output_pair(out) -> tuple:
+    """Return `out`, None or a pair of outputs, as a pair."""
+    if out is None:
+        return None, None
+    if not isinstance(out, tuple | list) or len(out) != 2:
+        raise OutputError(
+            f"out is a {type(out).__name__} but jvp has two results; pass out=(y, dy), either of them None to make it."
+        )
+    return tuple(out)
+
+
+def strided_output(out: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, others: tuple) -> np.ndarray | None:
+    """Return `out` in `shape` if a kernel may write its elements where they lie, or None if it needs a temporary."""
+    if out.dtype is not dtype or not out.flags.aligned or any(stride % dtype.itemsize for stride in out.strides):
+        return None
+    if any(np.may_share_memory(out, other) for other in others):
+        return None
+    view = out.reshape(shape)
+    return view if view.base is not None and np.may_share_memory(view, out) else None
+
+
 def weights(w) -> np.ndarray:
     """Return `w` as a 2-D array."""
     w = as_array("w", w)
@@ -209,6 +249,32 @@ def direct_output(out: np.ndarray, dtype: np.dtype, inputs: tuple[np.ndarray, ..
     return rows
 
 
+def chain(layers, kind) -> tuple:
+    """Return the layers of a network as a tuple: of a `kind`, one at least, each taking what the one before gives."""
+    try:
+        layers = tuple(layers)
+    except TypeError:
+        raise OptionError(
+            f"layers is a {type(layers).__name__} but must be a sequence of layers; pass [layer, ...]."
+        ) from None
+    if not layers:
+        raise ShapeError("a network has 0 layers but needs 1 at least; pass [numbadense.Dense(w, b, activation), ...].")
+    for index, layer in enumerate(layers):
+        if not isinstance(layer, kind):
+            raise OptionError(
+                f"layer {index} is a {type(layer).__name__} but must be a numbadense.Dense; "
+                "pass Dense(w, b, activation)."
+            )
+    for index, (before, after) in enumerate(itertools.pairwise(layers), start=1):
+        if before.n_out != after.n_in:
+            raise ShapeError(
+                f"layer {index} takes {after.n_in} features but layer {index - 1} gives {before.n_out}: "
+                f"w.shape={after.w.shape} after w.shape={before.w.shape}; "
+                "w is (n_in, n_out), so if they came from PyTorch, pass w.T."
+            )
+    return layers
+
+
 def notes(metadata) -> dict[str, str]:
     """Return `metadata`, a mapping of text to text or None, as a dict of its own."""
     found = {} if metadata is None else metadata
@@ -251,9 +317,9 @@ def stacked(weights, biases) -> tuple[list[np.ndarray], list[np.ndarray | None],
     """Return the weights and biases of a population by layer, each with a leading axis of networks, and its dtype."""
     w = [
         as_array(f"weights[{i}]", part)
-        for i, part in enumerate(_by_layer("weights", weights, "(networks, n_in, n_out)"))
+        for i, part in enumerate(by_layer("weights", weights, "(networks, n_in, n_out)"))
     ]
-    b = [None] * len(w) if biases is None else _by_layer("biases", biases, "(networks, n_out)")
+    b = [None] * len(w) if biases is None else by_layer("biases", biases, "(networks, n_out)")
     b = [None if part is None else as_array(f"biases[{i}]", part) for i, part in enumerate(b)]
     if not w:
         raise ShapeError("a population has 0 layers but needs 1 at least; pass weights=[w, ...], one for each layer.")
@@ -291,7 +357,7 @@ def stacked(weights, biases) -> tuple[list[np.ndarray], list[np.ndarray | None],
     return w, b, compute_dtype("a population", *(part for _, part in named))
 
 
-def _by_layer(name: str, parts, shape: str) -> list:
+def by_layer(name: str, parts, shape: str) -> list:
     if isinstance(parts, np.ndarray) or not isinstance(parts, Sequence):
         raise OptionError(
             f"{name} is a {type(parts).__name__} but must be a list with an array for each layer; "

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numbadense.model import Sequential
 
 OPTIONS: tuple[str, ...] = ()
+WRITE_OPTIONS: tuple[str, ...] = ()
 LARGEST = 2**31 - 1  # bytes that a protocol buffer may have
 
 
