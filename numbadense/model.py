@@ -356,28 +356,37 @@ class Sequential(OverArrays, Differentiable):
         return Sequential(layers, self.metadata)
 
     def save(self, path: str | os.PathLike[str], *, examples: ArrayLike | None = None) -> None:
-        """Write the network to a safetensors file; an existing file is replaced only by a whole one.
+        """Write the network to a file; an existing one is replaced only by a whole one.
 
         Parameters
         ----------
         path : path_like
-            The file, with the suffix ``.safetensors``.
+            The file, with the suffix ``.safetensors``, or ``.onnx`` as :meth:`to_onnx` does.
         examples : array_like, shape (m, n_in), optional
-            Rows that the file keeps, with what the network gives for them.  :func:`numbadense.load` tries it with them,
-            and refuses a network that gives something else by more than rounding.
+            Rows to keep in a ``.safetensors`` file, with their results, for :func:`numbadense.load` to find again.
 
         Raises
         ------
-        ModelFormatError
-            If the suffix names no format that can be written.
-        OptionError
-            If the format has no place for examples.
-        OSError
-            If the file cannot be written.
+        ModelFormatError, OptionError, OSError
+            If the suffix names no format, or one that has no place for examples, or the file cannot be written.
         """
         from numbadense import io
 
         io.save(self, path, examples=examples)
+
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write the network as ONNX, of opset 13; :func:`numbadense.load` gives it back as it is.
+
+        It raises what :meth:`save` does; an activation of your own, or no onnx installed, is an error too.
+
+        Parameters
+        ----------
+        path : path_like
+            The file, with the suffix ``.onnx``.
+        """
+        from numbadense import io
+
+        io.save(self, path, suffix=".onnx")
 
     def to(self, device: str) -> DeviceSequential:
         """Return the network on a CUDA device, its weights uploaded once.

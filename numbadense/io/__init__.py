@@ -71,6 +71,7 @@ def load(
     source : path_like or object
         A ``.safetensors`` file written by :meth:`numbadense.Sequential.save`, whose weights are memory-mapped; or one
         of a `state_dict` of PyTorch, or other weights by name, with `activations`.
+        A ``.onnx`` file or an ``onnx.ModelProto``: a straight line of dense layers.
         A ``.skops`` file, or a fitted estimator of scikit-learn: `MLPClassifier`, `MLPRegressor`, or a pipeline of
         linear scalers and one of them.
         An ``nn.Sequential`` of PyTorch, read as after ``eval()``; a module of Equinox; a mapping of weights by name, of
@@ -152,7 +153,13 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def save(network: Sequential, path: str | os.PathLike[str], *, examples: ArrayLike | None = None) -> None:
+def save(
+    network: Sequential,
+    path: str | os.PathLike[str],
+    *,
+    examples: ArrayLike | None = None,
+    suffix: str | None = None,
+) -> None:
     """Write a network to a file; an existing file is replaced only by a whole one.
 
     Parameters
@@ -160,9 +167,11 @@ def save(network: Sequential, path: str | os.PathLike[str], *, examples: ArrayLi
     network : Sequential
         The network.
     path : path_like
-        The file, with the suffix ``.safetensors``.
+        The file, with the suffix ``.safetensors`` or ``.onnx``.
     examples : array_like, shape (m, n_in), optional
         Rows that the file keeps, with what the network gives for them; :func:`load` tries it with them.
+    suffix : str, optional
+        The only one to accept.
 
     Raises
     ------
@@ -174,12 +183,13 @@ def save(network: Sequential, path: str | os.PathLike[str], *, examples: ArrayLi
         If the file cannot be written.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in WRITERS:
+    given = path.suffix.lower()
+    formats = WRITERS if suffix is None else {suffix: WRITERS[suffix]}
+    if given not in formats:
         raise ModelFormatError(
-            f"{path} has the suffix {path.suffix!r} but networks are written as {', '.join(WRITERS)}; name it so."
+            f"{path} has the suffix {path.suffix!r} but networks are written as {', '.join(formats)}; name it so."
         )
-    writer = _module(WRITERS[suffix])
+    writer = _module(formats[given])
     if examples is None:
         writer.save(network, path)
     elif "examples" in writer.WRITE_OPTIONS:

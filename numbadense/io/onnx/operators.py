@@ -128,6 +128,14 @@ def neg(line: Line, node: Node) -> None:
     line.scale(node, -1.0, 0.0)
 
 
+def _alike(node: Node, *constants: Any) -> list[NDArray[np.float64]]:
+    """Return constants of one number, or of one for each feature, in float64."""
+    sizes = {np.size(each) for each in constants} - {1}
+    if len(sizes) > 1:
+        raise refused(node, f"takes constants for {' and '.join(map(str, sorted(sizes)))} features, which do not agree")
+    return [np.asarray(each, np.float64) for each in constants]
+
+
 @_operator("BatchNormalization")
 def batch_normalization(
     line: Line, node: Node, *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0, spatial: int = 1
@@ -137,8 +145,7 @@ def batch_normalization(
         raise refused(
             node, f"has training_mode={training_mode} and an input of {line.rank} dimensions; 0 and 2 are read"
         )
-    facts = [np.asarray(line.features(node, line.operand(node, i)), np.float64) for i in range(1, 5)]
-    gamma, beta, mean, variance = facts
+    gamma, beta, mean, variance = _alike(node, *(line.features(node, line.operand(node, i)) for i in range(1, 5)))
     if not (variance + epsilon > 0).all():
         raise refused(node, "has a variance that is negative or not a number", "train or export it again")
     factor = gamma / np.sqrt(variance + epsilon)
@@ -148,8 +155,8 @@ def batch_normalization(
 @_operator("Scaler", "ai.onnx.ml")
 def scaler(line: Line, node: Node, *, offset: tuple[float, ...] = (), scale: tuple[float, ...] = ()) -> None:
     """Take ``(x - offset) * scale``."""
-    factor = np.array(scale or (1.0,), np.float64)
-    line.scale(node, factor, -np.array(offset or (0.0,), np.float64) * factor)
+    factor, zero = _alike(node, scale or (1.0,), offset or (0.0,))
+    line.scale(node, factor, -zero * factor)
 
 
 # Activations.
