@@ -28,7 +28,9 @@ COMMANDS = [
     "softmax.py --suite memory",
     "population.py",
     "half.py",
+    "derivatives.py",
     "cold.py",
+    "examples.py",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Single rows: from Python, inside a user's compiled loop, and what the order of the sums costs there.
+"""Single rows: from Python, in a user's compiled loop, by a C pointer, and what the order of the sums costs.
 
 Times in nanoseconds.  ``python benchmarks/latency.py`` takes a minute and writes a JSON file and a Markdown table.
 """
@@ -26,7 +26,6 @@ from numbadense._engine.cpu.primitives import rank1, start, store
 from numbadense._engine.cpu.tile import View
 from numbadense._engine.cpu.tiles import TABLE
 from numbadense._engine.half import FULL
-from numbadense.jit import forward
 
 WIDTHS = [(8, 32, 32, 2), (16, 16), (32, 32, 32, 32), (64, 64, 64, 64, 1), (784, 256, 128, 10)]
 CALLS = 200_000  # timed one by one
@@ -66,25 +65,32 @@ def from_python(widths):
 
 
 @njit
-def dependent(program, x, out, scratch, calls):
+def dependent(f, x, out, calls):
     """A policy that sees what it did: each call waits for the one before."""
     for _ in range(calls):
-        forward(program, x, out, scratch)
-        x[0, 0] = out[0, 0]
+        f(x, out)
+        x[0] = out[0]
 
 
 @njit
-def independent(program, x, out, scratch, calls):
+def independent(f, x, out, calls):
     """The same row again and again."""
     for _ in range(calls):
-        forward(program, x, out, scratch)
+        f(x, out)
 
 
 def in_a_loop(net, loop):
-    """Return the nanoseconds a row of a compiled loop over `forward`."""
-    program, scratch = nd.jit.arguments(net)
-    x, out = np.ones((1, net.n_in), net.dtype), np.empty((1, net.n_out), net.dtype)
-    return median_ns(lambda: loop(program, x, out, scratch, 1000), 5) / 1000
+    """Return the nanoseconds a row of a compiled loop that calls `net.jit`."""
+    x, out = np.ones(net.n_in, net.dtype), np.empty(net.n_out, net.dtype)
+    return median_ns(lambda: loop(net.jit, x, out, 1000), 5) / 1000
+
+
+def from_ctypes(net):
+    """Return the nanoseconds of `net.ctypes` on no row, which is what ctypes takes, and on one."""
+    x, out = np.ones(net.n_in, net.dtype), np.empty(net.n_out, net.dtype)
+    kind = net.ctypes.argtypes[0]
+    a, b = x.ctypes.data_as(kind), out.ctypes.data_as(kind)
+    return {m: median_ns(lambda m=m: net.ctypes(a, b, m), 2000) for m in (0, 1)}
 
 
 @intrinsic
@@ -173,6 +179,7 @@ def main():
             "njit, dependent": in_a_loop(ordered, dependent),
             "njit, independent": in_a_loop(ordered, independent),
             "njit, dependent, four sums": in_a_loop(loose, dependent),
+            "ctypes": from_ctypes(ordered),
         }
         x, y = np.ones((1, widths[0]), "f4"), np.empty((1, widths[-1]), "f4")
         row["python, four sums: ratio"] = harness.compare(
@@ -186,15 +193,16 @@ def main():
     lines = [
         f"One row, float32, sigmoid, nanoseconds; {information['cpu']} ({information['isa']}).",
         "",
-        "| widths | net(x, out=y) | p99.9 | njit loop, each waits | independent | four sums, each waits | as a call |",
-        "|--|--|--|--|--|--|--|",
+        "| widths | net(x, out=y) | p99.9 | net.jit, each waits | independent | four sums | as a call | C |",
+        "|--|--|--|--|--|--|--|--|",
     ]
     for row in rows:
         python, numbers = row["python"], [row[f"njit, {kind}"] for kind in ("dependent", "independent")]
         numbers.append(row["njit, dependent, four sums"])
         shown = " | ".join(f"{number:.0f}" for number in (python["loop"], python["p99.9"], *numbers))
         widths = "-".join(map(str, row["widths"]))
-        lines.append(f"| {widths} | {shown} | x {row['python, four sums: ratio']:.2f} |")
+        ratio, pointer = row["python, four sums: ratio"], row["ctypes"]
+        lines.append(f"| {widths} | {shown} | x {ratio:.2f} | {pointer[1]:.0f} ({pointer[0]:.0f} without rows) |")
     small = result["sigmoid, 16 elements"]
     peers_shown = ", ".join(
         f"{small[name]:.2f} times as fast as {name}" for name in ("scipy", "torch") if name in small

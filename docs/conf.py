@@ -39,6 +39,7 @@ intersphinx_mapping = {
     "python": ("https://docs.python.org/3", str(HERE / "inventories" / "python.inv")),
     "numpy": ("https://numpy.org/doc/stable", str(HERE / "inventories" / "numpy.inv")),
     "numba": ("https://numba.readthedocs.io/en/stable", str(HERE / "inventories" / "numba.inv")),
+    "scipy": ("https://docs.scipy.org/doc/scipy", str(HERE / "inventories" / "scipy.inv")),
 }
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

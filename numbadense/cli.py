@@ -1,4 +1,4 @@
-"""The command line: ``numbadense demo | predict | info | warm | doctor``.
+"""The command line: ``numbadense demo | predict | info | convert | verify | warm | doctor``.
 
 What a command needs is imported when it runs, so that ``--help`` and ``--version`` answer at once.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import sys
+import uuid
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +23,14 @@ from numbadense.errors import NumbadenseError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from numbadense.conversion import Comparison
+    from numbadense.model import Sequential
     from numbadense.progress import CompilationNotice
 
 __all__ = ["main"]
 
 TABLES = (".npy", ".csv")
+CHECKED_ROWS = 256  # random ones, that a converted network is compared over
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,13 +107,47 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("model", metavar="MODEL", type=Path, help="a .safetensors network")
     info.add_argument("--rows", metavar="M", type=_count, help="say also how M rows at once would run here")
 
+    convert = commands.add_parser("convert", help="write a network in another format, and check that it says the same")
+    convert.set_defaults(command=_convert)
+    convert.add_argument("source", metavar="SRC", type=Path, help="a network, of any format that can be read")
+    convert.add_argument("target", metavar="DST", type=Path, help="the file to write; its suffix says how")
+    convert.add_argument(
+        "--dtype", choices=("float32", "float64", "float16", "bfloat16"), help="what to keep the weights in"
+    )
+    convert.add_argument(
+        "--examples",
+        metavar="X",
+        type=_table,
+        help="a .npy or .csv file of rows for the file to keep and to be tried with",
+    )
+
+    verify = commands.add_parser("verify", help="compare a network with the one that it was converted from")
+    verify.set_defaults(command=_verify)
+    verify.add_argument("model", metavar="MODEL", type=Path, help="a network")
+    verify.add_argument(
+        "--against",
+        metavar="SRC",
+        type=Path,
+        required=True,
+        help="the original, of any format that can be read (.onnx is run by ONNX Runtime where that is installed), "
+        "or an .npz file with inputs x and what the original gives for them, y",
+    )
+    verify.add_argument("--input", metavar="X", type=_table, help="a .npy or .csv file of rows; random ones by default")
+    verify.add_argument("--rows", metavar="M", type=_count, default=256, help="how many random rows (256)")
+    verify.add_argument("--seed", metavar="N", type=_count, default=0, help="the seed of random rows (0)")
+
+    for command in (convert, verify):
+        command.add_argument(
+            "--activations", metavar="NAME", nargs="+", help="one for each layer, for sources that hold weights alone"
+        )
+
     warm = commands.add_parser("warm", help="compile every kernel ahead of its first use")
     warm.set_defaults(command=_warm)
 
     doctor = commands.add_parser("doctor", help="say what numbadense finds on this machine")
     doctor.set_defaults(command=_doctor)
 
-    for command in (demo, info, warm, doctor):
+    for command in (demo, info, convert, verify, warm, doctor):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -179,11 +218,74 @@ def _predict(arguments: argparse.Namespace) -> None:
     tables.predict(network, x, arguments.out, _console(stderr=True))
 
 
+def _convert(arguments: argparse.Namespace) -> None:
+    from numbadense import conversion, io, tables
+
+    source = _loaded(arguments.source, arguments)
+    network = source if arguments.dtype is None else source.astype(arguments.dtype)
+    x = None if arguments.examples is None else tables.read(arguments.examples, network, 0)
+    target: Path = arguments.target
+    part = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}")
+    try:
+        with _notice():
+            network.save(part, examples=x)
+            rows = conversion.random_rows(network.n_in, CHECKED_ROWS, 0)
+            side = conversion.of_network(str(arguments.source), source)
+            result = conversion.compare(io.load(part), str(target), side, rows)
+        _tell(arguments, result, f"{network!r} written to {target}")
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from numbadense import conversion, io, tables
+
+    network = io.load(arguments.model)
+    other = conversion.of_file(arguments.against)
+    if other is None:
+        other = conversion.of_network(str(arguments.against), _loaded(arguments.against, arguments))
+    if arguments.input is not None:
+        x = tables.read(arguments.input, network, 0)
+    else:
+        x = (
+            other.rows
+            if other.rows is not None
+            else conversion.random_rows(network.n_in, arguments.rows, arguments.seed)
+        )
+    with _notice():
+        _tell(arguments, conversion.compare(network, str(arguments.model), other, x), None)
+
+
+def _loaded(path: Path, arguments: argparse.Namespace) -> Sequential:
+    from numbadense import io
+
+    return io.load(path, **({} if arguments.activations is None else {"activations": arguments.activations}))
+
+
+def _tell(arguments: argparse.Namespace, result: Comparison, done: str | None) -> None:
+    """Print a comparison, and fail if it is none of agreement."""
+    row, column = result.where
+    said = (
+        f"{result.rows:,} rows through {result.this} and {result.other}: the largest difference is "
+        f"{result.difference:.3g}, {result.share:.2g} of what rounding explains (output {column} of row {row})"
+    )
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(result) | {"agree": result.agree}, indent=2))
+    elif result.agree:
+        print("\n".join(filter(None, (done, said))))
+    if not result.agree:
+        raise NumbadenseError(f"they do not agree: {said}.")
+
+
 def _warm(arguments: argparse.Namespace) -> None:
     from numbadense._engine import compile as compiler
+    from numbadense._engine import slopes
 
     with _notice() as notice:
-        done = compiler.warm(lambda name, seconds, from_cache: notice.update(f"compiling kernels ({name} is done) ..."))
+        done = compiler.warm(
+            lambda name, seconds, from_cache: notice.update(f"compiling kernels ({name} is done) ..."), slopes.jobs()
+        )
     if arguments.json:
         names = ("name", "seconds", "from_cache")
         print(json.dumps([dict(zip(names, each, strict=True)) for each in done], indent=2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -11,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from numbadense import vectors
+from numbadense.arrays import OverArrays
+from numbadense.derivatives import Differentiable
 from numbadense.errors import DeviceError, OptionError, ShapeError
 from numbadense.layer import Dense, dtypes
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from numbadense._engine.program import Program
     from numbadense.cuda import DeviceSequential
+    from numbadense.jit import Network
 
 __all__ = ["Dense", "Sequential"]
 
@@ -28,7 +31,7 @@ BATCH_BYTES = 8_388_608  # of input and output that `predict` has in flight by d
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Sequential:
+class Sequential(OverArrays, Differentiable):
     """A network of dense layers, one after the other.
 
     Parameters
@@ -43,6 +46,8 @@ class Sequential:
     layers : tuple of Dense
     metadata : mapping of str to str
         Read-only.
+    feature_names : tuple of str, or None
+        What ``metadata["feature_names"]``, a JSON list, holds: the columns that a frame has to have.
 
     Raises
     ------
@@ -74,31 +79,12 @@ class Sequential:
     def __init__(self, layers: Sequence[Dense], metadata: Mapping[str, str] | None = None) -> None:
         from numbadense._engine import validate
 
-        try:
-            layers = tuple(layers)
-        except TypeError:
-            raise OptionError(
-                f"layers is a {type(layers).__name__} but must be a sequence of layers; pass [layer, ...]."
-            ) from None
-        if not layers:
-            raise ShapeError(
-                "a network has 0 layers but needs 1 at least; pass [numbadense.Dense(w, b, activation), ...]."
-            )
-        for index, layer in enumerate(layers):
-            if not isinstance(layer, Dense):
-                raise OptionError(
-                    f"layer {index} is a {type(layer).__name__} but must be a numbadense.Dense; "
-                    "pass Dense(w, b, activation)."
-                )
-        for index, (before, after) in enumerate(itertools.pairwise(layers), start=1):
-            if before.n_out != after.n_in:
-                raise ShapeError(
-                    f"layer {index} takes {after.n_in} features but layer {index - 1} gives {before.n_out}: "
-                    f"w.shape={after.w.shape} after w.shape={before.w.shape}; "
-                    "w is (n_in, n_out), so if they came from PyTorch, pass w.T."
-                )
-        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "layers", validate.chain(layers, Dense))
         object.__setattr__(self, "metadata", MappingProxyType(validate.notes(metadata)))
+
+    from_arrays = classmethod(vectors.from_arrays)
+    from_vector = classmethod(vectors.from_vector)
+    to_vector = vectors.to_vector
 
     @property
     def n_in(self) -> int:
@@ -144,22 +130,97 @@ class Sequential:
     def _address(self) -> int:
         return self._program.address
 
+    @functools.cached_property
+    def jit(self) -> Network:
+        """The network for the user's own compiled functions: an argument ``f`` that they call, ``f(x, out)``.
+
+        See :class:`numbadense.jit.Network`.
+        """
+        from numbadense import jit
+
+        return jit.Network(self)
+
+    @functools.cached_property
+    def ctypes(self) -> Any:
+        """The network as a C function, ``int64 f(const T *x, T *out, int64 m)``: a ``ctypes`` function.
+
+        `x` has m rows of `n_in` numbers of the network's dtype, one after the other, and `out`, apart from it, m of
+        `n_out`.  It returns 0, or 1 if there is no memory for the hidden activations of a wide network; up to 16 KiB
+        they are on the stack.  Many threads may call it at once.  It keeps the network alive, and belongs to this
+        process, where some 2 ms make it at the first use.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numbadense as nd
+        >>> net = nd.Sequential([nd.Dense([[1.0], [1.0]], [0.5])])
+        >>> x, out = np.array([[1.0, 2.0], [3.0, 4.0]]), np.empty((2, 1))
+        >>> pointer = net.ctypes.argtypes[0]
+        >>> net.ctypes(x.ctypes.data_as(pointer), out.ctypes.data_as(pointer), 2)
+        0
+        >>> out
+        array([[3.5],
+               [7.5]])
+        """
+        from numbadense._engine import pointers
+
+        return pointers.function(self._program, self)
+
+    @property
+    def address(self) -> int:
+        """The memory address of the C function :attr:`ctypes`, in this process, for as long as the network is kept."""
+        from numbadense._engine import pointers
+
+        return pointers.address(self.ctypes)
+
+    def low_level_callable(self) -> Any:
+        """Return the network as a function that SciPy's integrators call without Python.
+
+        Returns
+        -------
+        scipy.LowLevelCallable
+            ``double (double, void *)``, for ``scipy.integrate.quad``, if the network has one feature, and else
+            ``double (int, double *, void *)``, for ``scipy.integrate.nquad``, which gives NaN for another number of
+            them.  It keeps the network alive.
+
+        Raises
+        ------
+        DTypeError, ShapeError
+            If the network does not compute in float64, or has more outputs than one.
+        MissingDependencyError
+            If there is no SciPy.
+
+        Examples
+        --------
+        >>> import numbadense as nd
+        >>> from scipy.integrate import quad  # doctest: +SKIP
+        >>> net = nd.Sequential([nd.Dense([[1.0]], None, "sigmoid")])
+        >>> integral, error = quad(net.low_level_callable(), -1.0, 1.0)  # doctest: +SKIP
+        >>> round(integral, 12)  # doctest: +SKIP
+        1.0
+        """
+        from numbadense._engine import pointers
+
+        return pointers.low_level_callable(self._program, self)
+
     def __call__(self, x: ArrayLike, *, out: NDArray[Any] | None = None, threads: int | None = None) -> NDArray[Any]:
         """Propagate examples forward.
 
         Parameters
         ----------
         x : array_like, shape (..., n_in)
-            Examples in rows, of any real dtype; they are cast to the network's.
+            Examples in rows, of any real dtype; they are cast to the network's.  The columns of a pandas or polars
+            frame have to be the `feature_names`, in order, if the network has them.
         out : ndarray, shape (..., n_out), optional
             Where to write the result.  It may overlap `x`.
         threads : int, optional
-            The most threads to use; by default as many as pay for the amount of work.
+            The most threads to use; by default as many as pay for the amount of work, and one in a task of Dask.
 
         Returns
         -------
         ndarray, shape (..., n_out), of the network's dtype
-            `out`, if given.
+            `out`, if given.  A Dask array gives a lazy Dask array; an array of PyTorch, JAX or another library that
+            speaks DLPack gives one of that library, and may be `out`.
 
         Raises
         ------
@@ -207,9 +268,9 @@ class Sequential:
         ShapeError, DTypeError, OutputError, OptionError
             If an argument does not fit.
         """
-        from numbadense._engine import validate
+        from numbadense._engine import foreign, validate
 
-        rows = validate.as_array("x", x)
+        rows = validate.as_array("x", x, self)
         validate.compute_dtype("x", rows)
         if rows.ndim != 2:
             raise ShapeError(
@@ -236,7 +297,7 @@ class Sequential:
         for begin in starts:
             batch = slice(begin, begin + batch_size)
             self(rows[batch], out=result[batch], threads=threads)
-        return result if out is None else out
+        return foreign.like(x, result) if out is None else out
 
     def astype(self, dtype: DTypeLike) -> Sequential:
         """Return the network with its weights in another dtype, or itself if they have it already.
@@ -294,24 +355,38 @@ class Sequential:
         ]
         return Sequential(layers, self.metadata)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the network to a safetensors file; an existing file is replaced only by a whole one.
+    def save(self, path: str | os.PathLike[str], *, examples: ArrayLike | None = None) -> None:
+        """Write the network to a file; an existing one is replaced only by a whole one.
 
         Parameters
         ----------
         path : path_like
-            The file, with the suffix ``.safetensors``.
+            The file, with the suffix ``.safetensors``, or ``.onnx`` as :meth:`to_onnx` does.
+        examples : array_like, shape (m, n_in), optional
+            Rows to keep in a ``.safetensors`` file, with their results, for :func:`numbadense.load` to find again.
 
         Raises
         ------
-        ModelFormatError
-            If the suffix names no format that can be written.
-        OSError
-            If the file cannot be written.
+        ModelFormatError, OptionError, OSError
+            If the suffix names no format, or one that has no place for examples, or the file cannot be written.
         """
         from numbadense import io
 
-        io.save(self, path)
+        io.save(self, path, examples=examples)
+
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write the network as ONNX, of opset 13; :func:`numbadense.load` gives it back as it is.
+
+        It raises what :meth:`save` does; an activation of your own, or no onnx installed, is an error too.
+
+        Parameters
+        ----------
+        path : path_like
+            The file, with the suffix ``.onnx``.
+        """
+        from numbadense import io
+
+        io.save(self, path, suffix=".onnx")
 
     def to(self, device: str) -> DeviceSequential:
         """Return the network on a CUDA device, its weights uploaded once.
@@ -343,10 +418,11 @@ class Sequential:
         -------
         str
         """
-        lines = [f"{'layer':>5}  {'shape':<16}{'activation':<14}{'parameters':>12}"]
+        name_width = 2 + max(12, *(len(layer.activation.name) for layer in self.layers))
+        lines = [f"{'layer':>5}  {'shape':<16}{'activation':<{name_width}}{'parameters':>12}"]
         for index, layer in enumerate(self.layers):
             shape = f"{layer.n_in} -> {layer.n_out}"
-            lines.append(f"{index:>5}  {shape:<16}{layer.activation.name:<14}{layer.parameters:>12,}")
+            lines.append(f"{index:>5}  {shape:<16}{layer.activation.name:<{name_width}}{layer.parameters:>12,}")
         total, size = (sum(getattr(layer, name) for layer in self.layers) for name in ("parameters", "nbytes"))
         lines.append(f"total  {total:,} parameters, {size:,} bytes in {dtypes(self)}")
         return "\n".join(lines)

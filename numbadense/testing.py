@@ -35,7 +35,9 @@ def _exactly(activation: activations.Activation, z: NDArray[Any]) -> NDArray[Any
         return np.array(values, np.float64).reshape(z.shape)
 
 
-def error_bound(x: ArrayLike, layers: Sequence[Dense], dtype: Any) -> NDArray[Any]:
+def error_bound(
+    x: ArrayLike, layers: Sequence[Dense], dtype: Any, *, weight_error: float = 0.0, activation_error: float = 0.0
+) -> NDArray[Any]:
     """Bound the absolute error of every output of a forward propagation.
 
     Parameters
@@ -46,6 +48,10 @@ def error_bound(x: ArrayLike, layers: Sequence[Dense], dtype: Any) -> NDArray[An
         The layers, of weights exactly representable in `dtype`.
     dtype : dtype_like
         float32 or float64: what was computed in.
+    weight_error : float, optional
+        The relative error of each weight and bias, for a network that was rounded.
+    activation_error : float, optional
+        How much more the activations may be off, for another library: in eps of ``1 + |y|``.
 
     Returns
     -------
@@ -71,7 +77,8 @@ def error_bound(x: ArrayLike, layers: Sequence[Dense], dtype: Any) -> NDArray[An
         b = np.zeros(w.shape[1]) if layer.b is None else layer.b.astype(np.longdouble)
         k = w.shape[0]
         z = a @ w + b
-        spread = error @ abs(w) + _gamma(k + 2, dtype) * ((abs(a) + error) @ abs(w) + abs(b))
+        factor = _gamma(k + 2, dtype) + weight_error
+        spread = error @ abs(w) + factor * ((abs(a) + error) @ abs(w) + abs(b))
         spread = spread + k * np.longdouble(info.smallest_subnormal)
         activation = layer.activation
         a = _exactly(activation, z).astype(np.longdouble)
@@ -87,6 +94,7 @@ def error_bound(x: ArrayLike, layers: Sequence[Dense], dtype: Any) -> NDArray[An
                 grown = activation.lipschitz * spread
             ulps = activation.max_ulp.get(dtype.name, 4.0) + 1
             error = grown + ulps * (info.eps * (abs(a) + grown) + info.smallest_subnormal)
+        error = error + activation_error * info.eps * (1 + abs(a))
     return error
 
 

@@ -11,7 +11,8 @@ ROOT = Path(numbadense.__file__).parent
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 COMPILERS = {"njit", "jit", "generated_jit", "vectorize", "guvectorize", "cfunc", "CFunc", "stencil", "jitclass"}
 MAY_COMPILE = {Path("_engine/compile.py"), Path("_engine/cuda/compile.py")}
-OPTIONAL = {"cupy", "dask", "h5py", "matplotlib", "onnx", "scipy", "skl2onnx", "sklearn", "skops", "torch"}
+OPTIONAL = {"cupy", "dask", "distributed", "h5py", "jax", "matplotlib", "onnx", "pandas", "polars", "scipy"}
+OPTIONAL |= {"skl2onnx", "sklearn", "skops", "torch", "xarray"}
 
 
 def compilers_used(source):
@@ -63,7 +64,7 @@ def imported_at_once(source):
         ("def f():\n    import numba.cuda\n    return numba.cuda.jit(f)", {"jit"}),
         ("from numba.core.ccallback import CFunc", {"CFunc"}),
         ("from numba import prange, types\ndef make(jit):\n    @jit\n    def f(): pass", set()),
-        ("import numbadense\nnumbadense.jit.forward", set()),
+        ("import numbadense\nnumbadense.jit.sigmoid", set()),
     ],
 )
 def test_the_search_for_compilers_finds_each_way_to_one(source, expected):

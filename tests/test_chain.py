@@ -103,5 +103,12 @@ def test_steps_that_do_not_fit_are_refused_by_their_origin(steps, n_in, text):
     assert text in str(caught.value)
 
 
+def test_a_few_bytes_do_not_ask_for_many_wide_matrices():
+    with pytest.raises(
+        ModelFormatError, match=r"act 4 has no dense layer to go into, and 4096 features: .* be number 5"
+    ):
+        build([Activate(f"act {i}", "relu") for i in range(1000)], n_in=4096)
+
+
 def test_steps_say_where_they_come_from():
     assert Step("layer 3 (Dropout)").origin == "layer 3 (Dropout)"

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numba
 import numpy as np
 import pytest
+import safetensors
 from rich.console import Console
 
 import numbadense as nd
@@ -101,7 +102,7 @@ def test_help_lists_every_command(capsys):
         run("--help")
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for command in ("demo", "predict", "info", "warm", "doctor"):
+    for command in ("demo", "predict", "info", "convert", "verify", "warm", "doctor"):
         assert f"\n    {command} " in shown
 
 
@@ -357,8 +358,101 @@ def test_info_on_a_truncated_network_is_one_line(net, kept, capsys):
     assert captured.err.count("\n") == 1
 
 
+# convert and verify
+
+
+def test_convert_writes_another_file_and_says_how_far_it_is_from_the_first(net, capsys):
+    assert run("convert", "net.safetensors", "half.safetensors", "--dtype", "bfloat16") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[
+        0
+    ] == "Sequential(3-5-2, tanh-identity, float32 with bfloat16 weights) written to half.safetensors".replace(
+        "tanh-identity", "tanh, identity"
+    )
+    assert said[1].startswith("256 rows through half.safetensors and net.safetensors: the largest difference is ")
+    assert nd.load("half.safetensors").storage == "bfloat16" and "net.safetensors" in os.listdir()
+    assert run("verify", "half.safetensors", "--against", "net.safetensors", "--rows", "7", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["agree"] and facts["rows"] == 7 and 0 < facts["share"] <= 1 and facts["difference"] <= facts["bound"]
+
+
+def test_convert_can_add_examples(net, x, capsys):
+    np.save("x.npy", x)
+    assert run("convert", "net.safetensors", "net.safetensors", "--examples", "x.npy") == 0
+    with safetensors.safe_open("net.safetensors", "numpy") as file:
+        assert np.array_equal(file.get_tensor("examples.y"), net(x))
+
+
+@pytest.mark.filterwarnings("default")
+def test_convert_that_cannot_keep_the_numbers_writes_nothing(net, capsys):
+    large = nd.Sequential([nd.Dense([[1e30, 1.0]])])
+    large.save("large.safetensors")
+    before = sorted(os.listdir())
+    assert run("convert", "large.safetensors", "half.safetensors", "--dtype", "float16") == 1
+    assert "error: they do not agree: 256 rows through half.safetensors" in capsys.readouterr().err
+    assert sorted(os.listdir()) == before
+
+
+def test_verify_against_itself_finds_nothing(net, capsys):
+    assert run("verify", "net.safetensors", "--against", "net.safetensors") == 0
+    assert "the largest difference is 0, 0 of what rounding explains" in capsys.readouterr().out
+
+
+def test_verify_takes_recorded_results(net, x, capsys):
+    np.savez("recorded.npz", x=x, y=net(x))
+    assert run("verify", "net.safetensors", "--against", "recorded.npz") == 0
+    assert f"{len(x):,} rows through net.safetensors and results in recorded.npz" in capsys.readouterr().out
+    y = net(x)
+    y[1, 1] += 1e-3
+    np.savez("recorded.npz", x=x, y=y)
+    assert run("verify", "net.safetensors", "--against", "recorded.npz") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("numbadense: error: they do not agree: ") and "(output 1 of row 1)" in error
+
+
+def test_verify_runs_onnx_by_its_own_runtime(folder, capsys):
+    onnx, helper = pytest.importorskip("onnx"), pytest.importorskip("onnx.helper")
+    pytest.importorskip("onnxruntime")
+    w = np.random.default_rng(0).standard_normal((3, 2)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["z"]), helper.make_node("Tanh", ["z"], ["y"])],
+        "net",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["m", 3])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["m", 2])],
+        [onnx.numpy_helper.from_array(w, "w")],
+    )
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)]), "net.onnx")
+    nd.Sequential([nd.Dense(w, activation="tanh")]).save("same.safetensors")
+    nd.Sequential([nd.Dense(-w, activation="tanh")]).save("other.safetensors")
+    assert run("verify", "same.safetensors", "--against", "net.onnx") == 0
+    assert "ONNX Runtime on net.onnx: the largest difference" in capsys.readouterr().out
+    assert run("verify", "other.safetensors", "--against", "net.onnx") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"x": np.zeros((2, 3))}, "must have arrays of numbers x, the inputs, and y"),
+        ({"x": np.zeros((2, 3)), "y": np.array(["a", "b"])}, "must have arrays of numbers x, the inputs, and y"),
+        ({"x": np.zeros((2, 3)), "y": np.zeros((3, 2))}, "has x of shape (2, 3) and y of shape (3, 2)"),
+        ({"x": np.zeros((2, 4)), "y": np.zeros((2, 2))}, "has 4 features but net.safetensors takes 3."),
+        ({"x": np.zeros((2, 3)), "y": np.zeros((2, 9))}, "gives 9 results a row but net.safetensors gives 2."),
+    ],
+)  # fmt: skip
+def test_verify_refuses_results_of_something_else(net, content, expected, capsys):
+    np.savez("recorded.npz", **content)
+    assert run("verify", "net.safetensors", "--against", "recorded.npz") == 1
+    error = capsys.readouterr().err
+    assert expected in error and error.splitlines()[-1].startswith("numbadense: error: ")
+
+
+def test_verify_of_no_rows_agrees(net, capsys):
+    assert run("verify", "net.safetensors", "--against", "net.safetensors", "--rows", "0") == 0
+
+
 def test_info_refuses_another_format(folder, capsys):
-    fails(capsys, "net.pkl has the suffix '.pkl' but networks are kept as .safetensors; convert it.", "info", "net.pkl")
+    kept = ", ".join(nd.io.READERS)
+    fails(capsys, f"net.npz has the suffix '.npz' but networks are kept as {kept}; convert it.", "info", "net.npz")
 
 
 @pytest.mark.filterwarnings("default")
@@ -425,7 +519,8 @@ def test_demo_prints_the_ladder(capsys, monkeypatch):
 def test_warm_lists_what_it_compiled(capsys, monkeypatch):
     from numbadense._engine import compile as compiler
 
-    def warm(progress):
+    def warm(progress, further):
+        assert further
         done = [("sigmoid float32", 0.25, False), ("tanh float32", 0.004, True)]
         for each in done:
             progress(*each)

@@ -17,7 +17,7 @@ import scripts
 import strategies as draw
 from hypothesis import example, given
 from hypothesis import strategies as st
-from numba import config
+from numba import config, njit
 
 import numbadense as nd
 from numbadense._engine import compile as compiler
@@ -354,9 +354,8 @@ def test_weights_too_large_for_float16_are_warned_of():
 def test_half_size_weights_run_inside_compiled_code():
     net = network("bfloat16")
     x = draw.numbers(np.random.default_rng(1), (7, 9), np.float32)
-    program, scratch = nd.jit.arguments(net)
     out = np.empty((7, 5), np.float32)
-    nd.jit.forward(program, x, out, scratch)
+    njit(lambda f, x, out: f(x, out))(net.jit, x, out)
     assert same_bits(out, net(x))
 
 

@@ -122,7 +122,7 @@ def test_trailing_bytes_are_refused(path):
 @pytest.mark.parametrize(
     "change,text",
     [
-        (lambda h: h.pop("__metadata__") and None, "holds tensors but no description of a network; build it with"),
+        (lambda h: h.pop("__metadata__") and None, r"has 2 dense layers \(layers\.0, layers\.1\) and does not"),
         (describe('{"version": 2}'), "has format version 2 but this release reads 1; upgrade numbadense"),
         (describe("{"), "has a description that cannot be read"),
         (describe("[1]"), "has a description that cannot be read"),
@@ -158,10 +158,10 @@ def test_a_pickle_is_never_loaded(path):
 
 
 def test_other_suffixes_are_refused(tmp_path):
-    text = r"net\.npz has the suffix '\.npz' but networks are kept as \.safetensors; convert it\.$"
+    text = r"net\.npz has the suffix '\.npz' but networks are kept as .*\.safetensors.*; convert it\.$"
     with pytest.raises(nd.ModelFormatError, match=text):
         nd.load(tmp_path / "net.npz")
-    text = r"net\.npz has the suffix '\.npz' but networks are written as \.safetensors; name it so\.$"
+    text = r"net\.npz has the suffix '\.npz' but networks are written as .*\.safetensors; name it so\.$"
     with pytest.raises(nd.ModelFormatError, match=text):
         network().save(tmp_path / "net.npz")
     assert list(tmp_path.iterdir()) == []
@@ -186,6 +186,40 @@ def test_an_option_that_the_file_answers_itself_is_refused(path):
 def test_weights_are_converted_on_request(path):
     assert nd.load(path, dtype="float32").dtype == np.float32
     assert nd.load(path, dtype="bfloat16").storage == "bfloat16"
+
+
+def test_a_file_keeps_examples_and_the_network_is_tried_with_them(path):
+    net, x = network(), np.random.default_rng(0).standard_normal((5, network().n_in))
+    net.save(path, examples=x)
+    loaded = nd.load(path)
+    assert np.array_equal(loaded(x), net(x)) and len(loaded.layers) == len(net.layers)
+    net.save(path, examples=x[0])  # one row
+    nd.load(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_examples_may_hold_what_comes_out_as_no_number(path, value):
+    network().save(path, examples=np.full((2, network().n_in), value))
+    nd.load(path)
+
+
+def test_a_network_that_gives_something_else_than_its_examples_is_refused(path):
+    x = np.random.default_rng(0).standard_normal((5, network().n_in))
+    network().save(path, examples=x)
+    tensors = safetensors.numpy.load_file(path)
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    tensors["examples.y"] = np.nextafter(tensors["examples.y"], 1)  # as another machine might round
+    safetensors.numpy.save_file(tensors, path, metadata)
+    nd.load(path)
+    tensors["examples.y"][3, 2] *= 1 + 1e-3
+    safetensors.numpy.save_file(tensors, path, metadata)
+    with pytest.raises(nd.ModelFormatError, match=r"output 2 of row 3 is \S+ but was \S+ when it was saved"):
+        nd.load(path)
+    del tensors["examples.y"]
+    safetensors.numpy.save_file(tensors, path, metadata)
+    with pytest.raises(nd.ModelFormatError, match="examples without their results"):
+        nd.load(path)
 
 
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path):

@@ -22,7 +22,8 @@ TREE = Path(__file__).parents[1]
 REFERENCE = TREE / "docs" / "api"
 README = TREE / "README.md"
 CI = TREE / ".ci" / "run"
-LAZY = ("cupy", "h5py", "matplotlib", "numba.cuda", "numba_cuda", "onnx", "rich", "scipy", "sklearn", "torch")
+LAZY = ("cupy", "dask", "h5py", "matplotlib", "numba.cuda", "numba_cuda", "onnx", "pandas", "polars", "rich", "scipy")
+LAZY += ("sklearn", "torch", "xarray")
 BUILT_IN = [name for name, entry in REGISTRY.items() if entry.function.__module__ == "numbadense.activations"]
 
 
@@ -129,7 +130,7 @@ def test_the_console_script_is_installed():
     assert callable(script.load())
 
 
-@pytest.mark.parametrize("extra", ["cuda12", "cuda13", "plot"])
+@pytest.mark.parametrize("extra", ["cuda12", "cuda13", "dask", "plot"])
 def test_an_extra_is_offered(extra):
     assert extra in importlib.metadata.metadata("numbadense").get_all("Provides-Extra")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import sphobjinv
 
 PYTHON = {
-    "py:module": {"math": "library/math.html#module-$"},
+    "py:module": {"ctypes": "library/ctypes.html#module-$", "math": "library/math.html#module-$"},
     "py:function": {"math.exp": "library/math.html#$"},
     "py:exception": {
         name: "library/exceptions.html#$"
@@ -42,11 +42,14 @@ NUMBA = {
         for name in ("NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER")
     },
 }
+SCIPY = {
+    "py:function": {name: "reference/generated/$.html#$" for name in ("scipy.integrate.nquad", "scipy.integrate.quad")},
+}
 
 
 def main() -> None:
     """Write an inventory for each project."""
-    for project, kinds in {"python": PYTHON, "numpy": NUMPY, "numba": NUMBA}.items():
+    for project, kinds in {"python": PYTHON, "numpy": NUMPY, "numba": NUMBA, "scipy": SCIPY}.items():
         inventory = sphobjinv.Inventory()
         inventory.project, inventory.version = project, ""
         for kind, names in kinds.items():

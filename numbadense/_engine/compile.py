@@ -17,7 +17,7 @@ from numba.core.registry import cpu_target
 
 from numbadense import activations, scalar_math
 from numbadense._engine import cache, half, machine
-from numbadense._engine.cpu import direct, operand, passes, softmax, twin, vmath
+from numbadense._engine.cpu import direct, inside, operand, passes, softmax, twin, vmath
 from numbadense._engine.cpu import forward as forward_module
 from numbadense._engine.cpu import population as population_module
 from numbadense._engine.cpu.primitives import make_borrow
@@ -31,6 +31,7 @@ HELPER = FLAGS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # for w
 ELEMENTWISE = frozenset({"contract"})
 ROWWISE = frozenset({"contract", "reassoc", "nsz"})
 
+C_FUNCTIONS = {"rows": inside.make_rows, "number": inside.make_number, "numbers": inside.make_numbers}
 DIRECT_SIGNATURE = types.intp(types.intp, operand.operand, operand.operand)
 DIRECT = operand.readable()  # whether kernels can read the fields of arrays
 
@@ -202,9 +203,32 @@ def sort():
 
 
 @_once
-def blocks():
-    """Return what other code, compiled or not, calls: ``blocks(code, x, out, scratch)``."""
-    return numba.njit(**FLAGS)(named(forward_module.blocks))
+def propagate():
+    """Return what other compiled code calls: ``propagate(code, x, m, y, scratch, size)``."""
+    return jit(inside.propagate)
+
+
+@_once
+def c_function(dtype: np.dtype, kind: str):
+    """Return the address of a C function, by what it takes: "rows", or a "number" or "numbers" for SciPy.
+
+    Without the JIT it is the function itself.
+    """
+    make = C_FUNCTIONS[kind]
+    integer, number = types.intp, numba.from_dtype(dtype)
+    signature = {
+        "rows": types.intp(integer, integer, integer, integer),
+        "number": number(number, integer),
+        "numbers": number(types.intc, integer, integer),
+    }[kind]
+
+    def made():
+        return make(inside.make_run(jit, inside.STACK // dtype.itemsize), make_borrow(dtype))
+
+    if numba.config.DISABLE_JIT:
+        return made()
+    result = _compiled(made, signature, ("c function", dtype.str, kind))
+    return result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
 
 
 @_once
@@ -292,8 +316,12 @@ def _pass(activation, dtype):
     if staged is not None:
         exp, log1p = (inline(words()[word].py_func, "staged") for word in ("exp", "log1p"))
         return staged(jit, inline, TABLE[machine.host().isa].lanes(dtype.itemsize), exp, log1p)
-    make = passes.make_rowwise if activation.rowwise else passes.make_elementwise
-    return make(lambda loop: jit(loop, _identity(activation)), scalar(activation))
+    identity, function = _identity(activation), scalar(activation)
+    if activation.rowwise:
+        return passes.make_rowwise(lambda loop: jit(loop, identity), function)
+    halved = TABLE[machine.host().isa].vector_bytes == passes.LINE  # vectors narrower than a line stay as they are
+    short = passes.SHORT // dtype.itemsize if halved else 0
+    return passes.make_elementwise(lambda loop: jit(loop, identity, short), function, short)
 
 
 @_once
@@ -356,11 +384,11 @@ def light(activation) -> bool:
     return not (activation.rowwise or calls or function.__closure__)
 
 
-def warm(progress=None) -> list[tuple[str, float, bool]]:
+def warm(progress=None, further=()) -> list[tuple[str, float, bool]]:
     """Compile all kernels and every registered activation, in both dtypes, and the kernels for weights at half size.
 
-    Returns, and reports to `progress` as each is done, what it is, the seconds it took and whether it was there
-    already, in the disk cache or in this process.
+    `further` are more jobs, each a name and a function.  Returns, and reports to `progress` as each is done, what it
+    is, the seconds it took and whether it was there already, in the disk cache or in this process.
     """
     jobs = [("direct activation", direct_activation), ("sort", sort)]
     kept = [("float32", half.FULL), ("float64", half.FULL), *(("float32", form) for form in half.FORMS.values())]
@@ -373,6 +401,8 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         jobs.append((f"single {dtype}", functools.partial(single, dtype)))
         jobs.append((f"direct network {dtype}", functools.partial(direct_network, dtype)))
+        kinds = C_FUNCTIONS if dtype == np.float64 else ["rows"]  # SciPy calls float64 functions
+        jobs += [(f"C function {kind} {dtype}", functools.partial(c_function, dtype, kind)) for kind in kinds]
         for parallel in (False, True):
             kind = "parallel" if parallel else "serial"
             jobs.append((f"forward {kind} {dtype}", functools.partial(forward, dtype, parallel)))
@@ -383,7 +413,7 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
         for activation in activations.REGISTRY.values():
             jobs.append((f"{activation.name} {dtype}", functools.partial(activation_pass, activation, dtype)))
     done = []
-    for name, job in jobs:
+    for name, job in (*jobs, *further):
         before = cache.misses
         begin = time.perf_counter()
         job()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from numbadense.errors import ModelFormatError, OptionError
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
+    from numpy.typing import ArrayLike, DTypeLike
 
     from numbadense.model import Sequential
 
@@ -26,17 +26,29 @@ READERS = {
     ".h5": "keras",
     ".hdf5": "keras",
     ".keras": "keras",
+    ".onnx": "onnx",
+    ".safetensors": "safetensors",
+    ".skops": "skops",
+}
+WRITERS = {
+    ".onnx": "onnx",
     ".safetensors": "safetensors",
 }
-WRITERS = {".safetensors": "safetensors"}
-OBJECTS: tuple[str, ...] = ()
+OBJECTS = (
+    "equinox",
+    "onnx",
+    "sklearn",
+    "torch",
+    "trees",
+)
 
 # Files that are programs: to read one is to run it.
 PICKLES = {
     **dict.fromkeys(
         (".pt", ".pth", ".ckpt", ".bin"),
         "in Python with PyTorch: from safetensors.torch import save_file; "
-        'save_file(model.state_dict(), "net.safetensors"), and load that with activations=[...]',
+        'save_file(model.state_dict(), "net.safetensors"), and load that with '
+        "activations=[...], or pass an nn.Sequential itself to numbadense.load",
     ),
     **dict.fromkeys(
         (".pkl", ".pickle", ".joblib"),
@@ -51,6 +63,7 @@ def load(
     *,
     activations: Sequence[Any] | None = None,
     dtype: DTypeLike | None = None,
+    trusted: Sequence[str | type] | None = None,
 ) -> Sequential:
     """Read a network: from a file, or from an object of the library that trained it.
 
@@ -59,12 +72,20 @@ def load(
     Parameters
     ----------
     source : path_like or object
-        A ``.safetensors`` file written by :meth:`numbadense.Sequential.save`, whose weights are memory-mapped.
+        A ``.safetensors`` file written by :meth:`numbadense.Sequential.save`, whose weights are memory-mapped; or one
+        of a `state_dict` of PyTorch, or other weights by name, with `activations`.
+        A ``.onnx`` file or an ``onnx.ModelProto``: a straight line of dense layers.
         A ``.keras``, ``.h5`` or ``.hdf5`` file of Keras 2 or 3: a Sequential model, or a Functional one that is a line.
+        A ``.skops`` file, or a fitted estimator of scikit-learn: `MLPClassifier`, `MLPRegressor`, or a pipeline of
+        linear scalers and one of them.
+        An ``nn.Sequential`` of PyTorch, read as after ``eval()``; a module of Equinox; a mapping of weights by name, of
+        Flax, Haiku or PyTorch, with `activations`.
     activations : sequence of str, Activation or function, optional
         One for each dense layer, for sources that hold weights alone.
     dtype : dtype_like, optional
         float32 or float64, to convert the weights to; by default as the source has them.
+    trusted : sequence of str or type, optional
+        For a ``.skops`` file: the types in it that you have reviewed, beyond those that skops trusts.
 
     Returns
     -------
@@ -100,12 +121,13 @@ def load(
     else:
         reader = _module(_recogniser(source))
         read, given = reader.read, source
-    options = {"activations": activations}
+    options = {"activations": activations, "trusted": trusted}
     options = {name: value for name, value in options.items() if value is not None}
     for name in options:
         if name not in reader.OPTIONS:
             said = given if isinstance(given, Path) else f"a {type(given).__name__}"
-            raise OptionError(f"{name} is given for {said}, which says that itself; leave {name} out.")
+            why = "says that itself" if name == "activations" else "has no use for it"
+            raise OptionError(f"{name} is given for {said}, which {why}; leave {name} out.")
     wanted = None if dtype is None else validate.network_dtype(dtype)
     return read(given, wanted, **options)
 
@@ -127,7 +149,7 @@ def _recogniser(source: Any) -> str:
             return name
     raise ModelFormatError(
         f"a {type(source).__module__}.{type(source).__name__} is not a network that can be read: pass a file "
-        f"({', '.join(READERS)})."
+        f"({', '.join(READERS)}), an nn.Sequential, or weights by name such as a state_dict or nnx.state(model)."
     )
 
 
@@ -135,7 +157,13 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def save(network: Sequential, path: str | os.PathLike[str]) -> None:
+def save(
+    network: Sequential,
+    path: str | os.PathLike[str],
+    *,
+    examples: ArrayLike | None = None,
+    suffix: str | None = None,
+) -> None:
     """Write a network to a file; an existing file is replaced only by a whole one.
 
     Parameters
@@ -143,19 +171,32 @@ def save(network: Sequential, path: str | os.PathLike[str]) -> None:
     network : Sequential
         The network.
     path : path_like
-        The file, with the suffix ``.safetensors``.
+        The file, with the suffix ``.safetensors`` or ``.onnx``.
+    examples : array_like, shape (m, n_in), optional
+        Rows that the file keeps, with what the network gives for them; :func:`load` tries it with them.
+    suffix : str, optional
+        The only one to accept.
 
     Raises
     ------
     ModelFormatError
         If the suffix names no format that can be written.
+    OptionError
+        If the format has no place for examples.
     OSError
         If the file cannot be written.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in WRITERS:
+    given = path.suffix.lower()
+    formats = WRITERS if suffix is None else {suffix: WRITERS[suffix]}
+    if given not in formats:
         raise ModelFormatError(
-            f"{path} has the suffix {path.suffix!r} but networks are written as {', '.join(WRITERS)}; name it so."
+            f"{path} has the suffix {path.suffix!r} but networks are written as {', '.join(formats)}; name it so."
         )
-    _module(WRITERS[suffix]).save(network, path)
+    writer = _module(formats[given])
+    if examples is None:
+        writer.save(network, path)
+    elif "examples" in writer.WRITE_OPTIONS:
+        writer.save(network, path, examples)
+    else:
+        raise OptionError(f"examples are given for {path}, which has no place for them; leave them out.")

@@ -39,10 +39,11 @@ from numbadense._engine.half import FULL, weight_bytes
 N_IN, N_OUT, VECTORS, WEIGHTS, BIAS, W_ROW, W_PANEL, OUT_ROW, PASS, PASS_COLUMNS, ROWWISE, LAYER = range(12)
 COLUMNS = 12
 # The words of the header: the addresses of the kernels for many rows and for one, the number of layers, the elements
-# of the widest hidden row, what `numbadense._engine.cpu.direct` needs, and of a piece of a layer which column of the
-# layer is its first.  The table begins after HEADER words.
+# of the widest hidden row, what `numbadense._engine.cpu.direct` needs, of a piece of a layer which column of the
+# layer is its first, and the addresses of the code of derivatives, 0 until they are built.  The table begins after
+# HEADER words.
 KERNEL, ROW_KERNEL, LAYERS, WIDTH, ARRAY_TYPE, DTYPE, FEATURES, OUTPUTS, MOST_ROWS, BLOCK, SCRATCH = range(11)
-FIRST_COLUMN = 11
+FIRST_COLUMN, TANGENTS, JACOBIAN = 11, 12, 13
 HEADER = 16
 WORD = 8  # bytes
 
@@ -223,10 +224,9 @@ def make_row_kernel(jit, tiles, itemsize, form):
             if form == FULL and nv == wide:  # in another form weights are always packed, and this is not compiled
                 row(source, k, n, w, w_row, bias, target)
                 padded = 0
-            panel, first = w, 0
+            panel, j = w, 0
             if (nv == widest or nv == 2) and w_panel != 0:
-                first = padded // (2 * nr) * (2 * nr)
-                for j in range(0, first, 2 * nr):
+                while j + 2 * nr <= padded:
                     bj = matrix_at(x, bias + j * itemsize, 1, 2 * nr, 2 * nr)
                     wj = weights_at(x, panel, k, nv, lanes, w_row, form)
                     vj = weights_at(x, panel + w_panel * w_bytes, k, nv, lanes, w_row, form)
@@ -235,10 +235,11 @@ def make_row_kernel(jit, tiles, itemsize, form):
                     else:
                         pair2(source, k, wj, vj, bj, part(target, 0, j), columns - j)
                     panel += 2 * w_panel * w_bytes
-            for j0 in range(first, padded, nr):
-                j = j0
+                    j += 2 * nr
+            while j < padded:
+                if w_panel == 0 and j > n - nr:
+                    j = n - nr
                 if w_panel == 0:
-                    j = min(j0, n - nr)
                     panel = w + j * w_bytes
                 wj = weights_at(x, panel, k, nv, lanes, w_row, form)
                 bj = matrix_at(x, bias + j * itemsize, 1, nr, nr)
@@ -252,6 +253,7 @@ def make_row_kernel(jit, tiles, itemsize, form):
                 else:
                     tile1(source, k, wj, bj, yj, columns - j)
                 panel += w_panel * w_bytes
+                j += nr
             if word(layer, PASS) != 0 and columns > 0:
                 call_pass(word(layer, PASS), target, target, 1, min(word(layer, PASS_COLUMNS), columns))
             if copied:
@@ -328,19 +330,3 @@ def columns(code, pieces, x, y, scratch, half, threads):
             if index < layers - 1:
                 whole = rows_at(rows_of(scratch, 0, 1), (index & 1) * half, word(layer, OUT_ROW))
             call_pass(word(layer, PASS), whole, whole, m, word(layer, PASS_COLUMNS))
-
-
-def blocks(code, x, out, scratch):
-    """Run a network for a caller inside compiled code: as many rows at once as `scratch` has room for."""
-    m, width, half = x.shape[0], word(code, WIDTH), scratch.size // 2
-    if half < width and m > 0:
-        raise ValueError("scratch is too small for one row: take it from numbadense.jit.arguments(network).")
-    xv, yv, own = matrix(x), matrix(out), rows_of(scratch, 0, 1)
-    if m == 1:
-        call_kernel(word(code, ROW_KERNEL), code, 0, xv, 1, yv, own, half)
-        return
-    block = half // width if width > 0 else max(1, m)
-    for i in range(0, m, block):
-        rows = min(block, m - i)
-        address = word(code, ROW_KERNEL if rows == 1 else KERNEL)
-        call_kernel(address, code, 0, part(xv, i, 0), rows, part(yv, i, 0), own, half)

@@ -86,6 +86,14 @@ def _vector_pointer(builder, pointer, offset, vector):
     return builder.bitcast(builder.gep(pointer, [offset]), vector.as_pointer())
 
 
+def _first(builder, count, lanes):
+    """Return the mask of the first `count` lanes: made of bits, for constants to compare with would take registers."""
+    for limit, beyond in ((0, "<"), (lanes, ">")):
+        count = builder.select(builder.icmp_signed(beyond, count, I64(limit)), I64(limit), count)
+    bits = builder.xor(builder.shl(I64(-1), count), I64(-1))
+    return builder.bitcast(builder.trunc(bits, ir.IntType(lanes)), ir.VectorType(I1, lanes))
+
+
 def _load(builder, pointer, offset, tile):
     value = builder.load(_vector_pointer(builder, pointer, offset, tile.vector))
     value.align = tile.dtype.bitwidth // 8
@@ -306,11 +314,8 @@ def store(typing_context, tile, y, columns):
                         builder.store(builder.extract_value(args[0], r * tile.nv + v), pointer).align = align
             with otherwise:
                 name = f"llvm.masked.store.{_suffix(tile.vector)}.p0"
-                index_type = ir.VectorType(I64, tile.lanes)
-                limit = _splat(builder, args[2], index_type)
                 for v in range(tile.nv):
-                    column = ir.Constant(index_type, [v * tile.lanes + c for c in range(tile.lanes)])
-                    mask = builder.icmp_signed("<", column, limit)
+                    mask = _first(builder, builder.sub(args[2], I64(v * tile.lanes)), tile.lanes)
                     for r in range(tile.mr):
                         pointer = _vector_pointer(builder, row[r], I64(v * tile.lanes), tile.vector)
                         value = builder.extract_value(args[0], r * tile.nv + v)

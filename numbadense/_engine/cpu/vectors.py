@@ -12,6 +12,7 @@ A `count` that is constant and large enough compiles to plain loads and stores.
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from numbadense._engine.cpu.tile import I32, I64, Tile, _call, _splat, _suffix, _vector_pointer
@@ -236,6 +237,14 @@ largest = _over_lanes(_larger, "Return the largest of one vector's lanes.")
 total = _over_lanes(_sum, "Return the sum of one vector's lanes, by halves.")
 
 
+def on_stack(context, builder, dtype, size):
+    """Return the LLVM pointer to `size` elements on the stack, at the beginning of a line."""
+    with builder.goto_entry_block():  # numba's own helper would fill it with zeros at each call
+        place = builder.alloca(ir.ArrayType(context.get_data_type(dtype), size))
+    place.align = LINE
+    return builder.bitcast(place, context.get_value_type(types.CPointer(dtype)))
+
+
 @intrinsic(prefer_literal=True)
 def stack(typing_context, like, size):
     """Return a pointer to `size` elements of the dtype of `like` on the stack, not set, at the beginning of a line."""
@@ -245,10 +254,39 @@ def stack(typing_context, like, size):
     pointer = types.CPointer(like.dtype)
 
     def codegen(context, builder, signature, args):
-        array = ir.ArrayType(context.get_data_type(like.dtype), sizes[0])
-        with builder.goto_entry_block():  # numba's own helper would fill it with zeros at each call
-            place = builder.alloca(array)
-        place.align = LINE
-        return builder.bitcast(place, context.get_value_type(pointer))
+        return on_stack(context, builder, like.dtype, sizes[0])
 
     return pointer(like, size), codegen
+
+
+@intrinsic
+def allocate(typing_context, like, size):
+    """Return a pointer to `size` elements of the dtype of `like` that `release` has to give back, or a null pointer."""
+    pointer = types.CPointer(like.dtype)
+
+    def codegen(context, builder, signature, args):
+        size = builder.mul(args[1], I64(like.dtype.bitwidth // 8))
+        return builder.bitcast(context.nrt.allocate_unchecked(builder, size), context.get_value_type(pointer))
+
+    return pointer(like, types.intp), codegen
+
+
+@intrinsic
+def is_null(typing_context, pointer):
+    """Say whether there is nothing where a pointer points."""
+
+    def codegen(context, builder, signature, args):
+        return cgutils.is_null(builder, args[0])
+
+    return types.boolean(pointer), codegen
+
+
+@intrinsic
+def release(typing_context, pointer):
+    """Give back what `allocate` returned."""
+
+    def codegen(context, builder, signature, args):
+        context.nrt.free(builder, builder.bitcast(args[0], cgutils.voidptr_t))
+        return context.get_dummy_value()
+
+    return types.void(pointer), codegen
