@@ -14,7 +14,7 @@ from numbadense import vectors
 from numbadense.arrays import OverArrays
 from numbadense.derivatives import Differentiable
 from numbadense.errors import DeviceError, OptionError, ShapeError
-from numbadense.layer import Dense, dtypes
+from numbadense.layer import Dense, dtypes, table
 
 if TYPE_CHECKING:
     import os
@@ -418,14 +418,7 @@ class Sequential(OverArrays, Differentiable):
         -------
         str
         """
-        name_width = 2 + max(12, *(len(layer.activation.name) for layer in self.layers))
-        lines = [f"{'layer':>5}  {'shape':<16}{'activation':<{name_width}}{'parameters':>12}"]
-        for index, layer in enumerate(self.layers):
-            shape = f"{layer.n_in} -> {layer.n_out}"
-            lines.append(f"{index:>5}  {shape:<16}{layer.activation.name:<{name_width}}{layer.parameters:>12,}")
-        total, size = (sum(getattr(layer, name) for layer in self.layers) for name in ("parameters", "nbytes"))
-        lines.append(f"total  {total:,} parameters, {size:,} bytes in {dtypes(self)}")
-        return "\n".join(lines)
+        return table(self)
 
     def explain(self, shape: int | tuple[int, ...] = 1, *, threads: int | None = None) -> str:
         """Say how a call would run: which kernel, tiles, blocks and threads, how much arithmetic and memory.
