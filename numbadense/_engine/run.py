@@ -64,6 +64,8 @@ def bind(program: Program, owner):
             result = np.empty((*x.shape[:-1], n_out), dtype)
             if direct(address, x, result):
                 return result
+        if type(x) is np.ndarray and (out is None or type(out) is np.ndarray):
+            return _call(kind, rows, x, out, threads, owner, ())
         if foreign.is_dask_array(x):
             return lazy.network(owner, x, out, threads)
         if foreign.shares(x) or foreign.shares(out):  # again, with arrays of their memory, which may go the short way
