@@ -104,6 +104,8 @@ def test_what_a_tensor_cannot_give_is_said(torch):
         NET(X, out=torch.empty(13, 3, requires_grad=True))
     with pytest.raises(nd.OutputError, match=r"^out has shape \(2, 3\) but the result has shape \(13, 3\)"):
         NET(X, out=torch.empty(2, 3))
+    with pytest.raises(nd.OutputError, match=r"^out is a list but must be a NumPy array of shape \(13, 3\)"):
+        NET(tensor.detach(), out=[])
     for made in (torch.ones(2, 5).bfloat16(), torch.ones(2, 5).to_sparse(), torch.ones(2, 5, device="meta")):
         with pytest.raises(
             nd.DTypeError, match=r"^x is a torch Tensor of torch\.\w+ that NumPy cannot read \(.*float32 o"

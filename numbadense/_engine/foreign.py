@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from numbadense.errors import DTypeError, ShapeError
+from numbadense.errors import DTypeError, OutputError, ShapeError
 
 DLPACK, PANDAS, POLARS, DASK_ARRAY, DASK, POLARS_LAZY, OTHER = range(7)
 FRAMES = {
@@ -41,6 +41,11 @@ def family(kind: type) -> int:
 def is_dask_array(value) -> bool:
     """Say whether `value` is a Dask array."""
     return type(value) is not np.ndarray and family(type(value)) == DASK_ARRAY
+
+
+def shares(value) -> bool:
+    """Say whether `value` is an array of another library that lends its memory."""
+    return type(value) is not np.ndarray and family(type(value)) == DLPACK
 
 
 def array(name: str, value, owner=None) -> np.ndarray | None:
@@ -78,14 +83,19 @@ def like(given, result: np.ndarray):
     return result
 
 
-def target(name: str, value) -> np.ndarray | None:
-    """Return the memory of `value` as an array to write to, or None if it is of no such library."""
-    if family(type(value)) != DLPACK:
+def target(out) -> np.ndarray | None:
+    """Return `out` as an array of the memory to write to, or None if it is of no library that lends any."""
+    if isinstance(out, np.ndarray):
+        return out
+    if family(type(out)) != DLPACK:
         return None
-    found = _shared(name, value)
+    try:
+        found = _shared("out", out)
+    except DTypeError as error:
+        raise OutputError(str(error)) from None
     if found.flags.writeable:
         return found
-    again = np.asarray(value)  # NumPy < 2.1 makes everything read-only that comes through DLPack
+    again = np.asarray(out)  # NumPy < 2.1 makes everything read-only that comes through DLPack
     return again if np.may_share_memory(again, found) else found
 
 

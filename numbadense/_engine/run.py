@@ -64,8 +64,16 @@ def bind(program: Program, owner):
             result = np.empty((*x.shape[:-1], n_out), dtype)
             if direct(address, x, result):
                 return result
+        if type(x) is np.ndarray and (out is None or type(out) is np.ndarray):
+            return _call(kind, rows, x, out, threads, owner, ())
         if foreign.is_dask_array(x):
             return lazy.network(owner, x, out, threads)
+        if foreign.shares(x) or foreign.shares(out):  # again, with arrays of their memory, which may go the short way
+            source, target = validate.as_array("x", x, owner), foreign.target(out)
+            if threads is None and target is not None and direct(address, source, target):
+                return out
+            result = call(source, out if target is None else target, threads)
+            return foreign.like(x, result) if out is None else out
         return _call(kind, rows, x, out, threads, owner, ())
 
     return call

@@ -209,12 +209,7 @@ def bias(b, w: np.ndarray) -> np.ndarray | None:
 
 def check_output(out, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return `out`, as a plain array, if it can take a result of `shape` and `dtype`; other floats may, as in NumPy."""
-    given = out
-    if not isinstance(out, np.ndarray):
-        try:
-            out = foreign.target("out", given)
-        except DTypeError as error:
-            raise OutputError(str(error)) from None
+    given, out = out, foreign.target(out)
     if out is None or isinstance(out, np.ma.MaskedArray):
         raise OutputError(
             f"out is a {type(given).__name__} but must be a NumPy array of shape {shape} and dtype {dtype}."
