@@ -35,7 +35,7 @@ def make_elementwise(jit, scalar, short):
 
     A short row alone is what a layer has just stored and the next one waits for, and half as wide vectors get there
     sooner.  On a Zen 4 a row of 32-32-32-32 in float32 takes 176 ns with them and 184 without; one of 64-64-64-64-1
-    would take 625 and takes 585: docs/decisions/0021.
+    would take 625 and takes 585: docs/decisions/0018.
     """
 
     def apart_row(x, y, offset, size):
