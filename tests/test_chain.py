@@ -93,7 +93,7 @@ def test_an_activation_after_another_has_a_layer_of_its_own():
         ([Linear("a", np.ones((3, 2))), Scale("bn", np.ones(3))], None, "bn is for (3,) features but gets 2"),
         ([Linear("a", np.ones((3, 2))), Scale("bn", np.ones((1, 2)))], None, "bn is for (1, 2) features but gets 2"),
         ([Linear("a", np.ones((3, 2))), Linear("b", np.ones((3, 2)))], None, "b takes 3 features but gets 2"),
-        ([Linear("a", np.ones((3, 2))), Activate("b", "no")], None, "b has an activation that cannot be had: no activation"),
+        ([Linear("a", np.ones((3, 2))), Activate("b", "no")], None, "b has an activation that cannot be had"),
         ([Activate("act", "relu")], 10**9, "act has no dense layer to go into, and 1000000000 features"),
     ],
 )  # fmt: skip
