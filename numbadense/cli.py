@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", help="run a network over the rows of a file")
     predict.set_defaults(command=_predict)
-    predict.add_argument("model", metavar="MODEL", type=Path, help="a .safetensors network")
+    predict.add_argument("model", metavar="MODEL", type=Path, help="a network, of any format that can be read")
     predict.add_argument("input", metavar="INPUT", type=_table, help="a .npy or .csv file, an example in each row")
     predict.add_argument(
         "-o", "--out", metavar="OUT", type=_table, required=True, help="the .npy or .csv file to write"
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="describe a network")
     info.set_defaults(command=_info)
-    info.add_argument("model", metavar="MODEL", type=Path, help="a .safetensors network")
+    info.add_argument("model", metavar="MODEL", type=Path, help="a network, of any format that can be read")
     info.add_argument("--rows", metavar="M", type=_count, help="say also how M rows at once would run here")
 
     convert = commands.add_parser("convert", help="write a network in another format, and check that it says the same")
@@ -225,6 +225,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     network = source if arguments.dtype is None else source.astype(arguments.dtype)
     x = None if arguments.examples is None else tables.read(arguments.examples, network, 0)
     target: Path = arguments.target
+    io.writer_of(target)
     part = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}")
     try:
         with _notice():
@@ -254,13 +255,21 @@ def _verify(arguments: argparse.Namespace) -> None:
             else conversion.random_rows(network.n_in, arguments.rows, arguments.seed)
         )
     with _notice():
-        _tell(arguments, conversion.compare(network, str(arguments.model), other, x), None)
+        result = conversion.compare(network, str(arguments.model), other, x)
+    if not result.finite:
+        raise NumbadenseError(
+            f"nothing was compared: {result.rows:,} rows through {result.this} and {result.other} give no finite "
+            "result; give other rows with --input."
+        )
+    _tell(arguments, result, None)
 
 
 def _loaded(path: Path, arguments: argparse.Namespace) -> Sequential:
     from numbadense import io
 
-    return io.load(path, **({} if arguments.activations is None else {"activations": arguments.activations}))
+    if arguments.activations is None:
+        return io.load(path)
+    return io.load(path, activations=[None if name == "None" else name for name in arguments.activations])
 
 
 def _tell(arguments: argparse.Namespace, result: Comparison, done: str | None) -> None:

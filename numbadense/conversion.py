@@ -43,13 +43,14 @@ class Side:
 class Comparison:
     """What came of comparing two sides over `rows` rows.
 
-    `share` is the largest difference in units of its bound, so that 1 or less is agreement; `difference` and `bound`
-    are those there, at `where`: a row and a column.
+    `finite` says how many results were numbers on both sides.  `share` is the largest difference in units of its bound,
+    so that 1 or less is agreement; `difference` and `bound` are those there, at `where`: a row and a column.
     """
 
     this: str
     other: str
     rows: int
+    finite: int
     share: float
     difference: float
     bound: float
@@ -149,7 +150,8 @@ def compare(network: Sequential, name: str, other: Side, x: NDArray[Any]) -> Com
         share = np.where((y == theirs) | (np.isnan(y) & np.isnan(theirs)), 0, difference / bound)
     share[np.isnan(share)] = np.inf
     if not share.size:
-        return Comparison(name, other.name, len(x), 0.0, 0.0, 0.0, (0, 0))
+        return Comparison(name, other.name, len(x), 0, 0.0, 0.0, 0.0, (0, 0))
     row, column = (int(index) for index in np.unravel_index(np.argmax(share), share.shape))
     at = row, column
-    return Comparison(name, other.name, len(x), float(share[at]), float(difference[at]), float(bound[at]), at)
+    finite = int((np.isfinite(y) & np.isfinite(theirs)).sum())
+    return Comparison(name, other.name, len(x), finite, float(share[at]), float(difference[at]), float(bound[at]), at)

@@ -334,3 +334,27 @@ def test_the_examples_of_the_page_about_arrays_are_true(needed, section):
     printed = io.StringIO()
     failed, tried = doctest.DocTestRunner().run(found, out=printed.write)
     assert tried > 6 and not failed, printed.getvalue()
+
+
+def test_a_view_with_the_negative_bit_keeps_its_sign(torch):
+    z = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    negative = torch.complex(z, z).conj().imag
+    assert negative.is_neg()
+    assert np.array_equal(NET(negative).numpy(), NET(-z.numpy()))
+    assert np.array_equal(nd.tanh(negative).numpy(), nd.tanh(-z.numpy()))
+    with pytest.raises(nd.OutputError, match="out is a torch Tensor whose negative bit is set"):
+        nd.tanh(z, out=negative)
+
+
+def test_names_are_checked_wherever_there_are_any():
+    pandas = library("pandas")
+    frame = pandas.DataFrame(X, columns=NAMES)
+    other = frame[[*NAMES[1:], NAMES[0]]]
+    assert np.array_equal(NET(frame.iloc[0]), EXPECTED[0])
+    for call in (lambda: NET(other.iloc[0]), lambda: NET.jvp(frame, other)):
+        with pytest.raises(nd.ShapeError, match="has the features of the network in another order"):
+            call()
+    table = library("pyarrow").table
+    assert np.array_equal(NET(table(frame)), EXPECTED)
+    with pytest.raises(nd.ShapeError, match="x has the features of the network in another order"):
+        NET(table(other))

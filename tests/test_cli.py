@@ -446,8 +446,18 @@ def test_verify_refuses_results_of_something_else(net, content, expected, capsys
     assert expected in error and error.splitlines()[-1].startswith("numbadense: error: ")
 
 
-def test_verify_of_no_rows_agrees(net, capsys):
-    assert run("verify", "net.safetensors", "--against", "net.safetensors", "--rows", "0") == 0
+def test_verify_that_compares_nothing_fails(net, capsys):
+    np.save("nan.npy", np.full((3, net.n_in), np.nan))
+    for options in (("--rows", "0"), ("--input", "nan.npy")):
+        assert run("verify", "net.safetensors", "--against", "net.safetensors", *options) == 1
+        assert "error: nothing was compared: " in capsys.readouterr().err
+
+
+def test_convert_names_the_file_that_cannot_be_written(net, capsys):
+    fails(capsys, "nowhere/x.onnx: No such file or directory", "convert", "net.safetensors", "nowhere/x.onnx")
+    kept = ", ".join(nd.io.WRITERS)
+    expected = f"x.txt has the suffix '.txt' but networks are written as {kept}; name it so."
+    fails(capsys, expected, "convert", "net.safetensors", "x.txt")
 
 
 def test_info_refuses_another_format(folder, capsys):

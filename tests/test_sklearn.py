@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -265,3 +266,31 @@ def test_reading_an_estimator_imports_no_scikit_learn():
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, text=True, capture_output=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_class_that_does_something_else_is_refused():
+    sklearn = pytest.importorskip("sklearn")
+    from sklearn.neural_network import MLPRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    class Doubling(MLPRegressor):
+        def predict(self, x):
+            return 2 * super().predict(x)
+
+    class Same(MLPRegressor):
+        pass
+
+    scaler = type("StandardScaler", (StandardScaler,), {"transform": lambda self, x: x})
+    x = np.eye(4)
+    with sklearn.config_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        doubling, same = (kind(max_iter=2, random_state=0).fit(x, x[:, 0]) for kind in (Doubling, Same))
+        scaled = make_pipeline(scaler(), MLPRegressor(max_iter=2)).fit(x, x[:, 0])
+    np.testing.assert_allclose(nd.load(same)(x)[:, 0], same.predict(x))
+    with pytest.raises(nd.ModelFormatError, match=r"\(Doubling\) has a predict of its own, which cannot be read"):
+        nd.load(doubling)
+    with pytest.raises(
+        nd.ModelFormatError, match=r"\(StandardScaler\) has a transform of its own, which cannot be read"
+    ):
+        nd.load(scaled)

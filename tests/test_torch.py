@@ -347,3 +347,32 @@ def test_a_loaded_state_dict_can_be_saved_as_a_network(tmp_path):
     net.save(tmp_path / "own.safetensors")
     x = golden()[0]["x"]
     assert np.array_equal(nd.load(tmp_path / "own.safetensors")(x), net(x))
+
+
+def test_a_module_without_linear_layers_keeps_its_precision():
+    torch = pytest.importorskip("torch")
+    norm = torch.nn.BatchNorm1d(2).double().eval()
+    norm.running_mean.fill_(1e6)
+    net = torch.nn.Sequential(norm, torch.nn.Tanh())
+    x = torch.tensor([[1e6 + 0.125, 1e6 - 0.5]], dtype=torch.float64)
+    loaded = nd.load(net)
+    assert loaded.dtype == np.float64
+    np.testing.assert_allclose(loaded(x.numpy()), net(x).detach().numpy(), rtol=1e-9)
+
+
+def test_hooks_for_all_modules_and_calls_of_another_kind_are_refused():
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, x, y: 2 * y)
+    try:
+        with pytest.raises(nd.ModelFormatError, match="a hook for all modules is registered in PyTorch"):
+            nd.load(net)
+    finally:
+        handle.remove()
+
+    class Twice(torch.nn.Linear):
+        def _call_impl(self, x):
+            return 2 * super()._call_impl(x)
+
+    with pytest.raises(nd.ModelFormatError, match="Twice"):
+        nd.load(torch.nn.Sequential(Twice(2, 2)))

@@ -202,7 +202,7 @@ def jvp(of: Differential, x, v, out, threads: int | None, owner) -> tuple[np.nda
     given, x = x, validate.as_array("x", x, owner)
     validate.compute_dtype("x", x)
     rows = validate.matrix(x, n_in, dtype, owner)
-    directions, each = validate.tangents(v, x, dtype)
+    directions, each = validate.tangents(v, x, dtype, owner)
     m, (out_y, out_dy) = len(rows), validate.output_pair(out)
     shape = (*x.shape[:-1], n_out)
     several = (*x.shape[:-1], each, n_out) if np.ndim(v) > x.ndim else shape

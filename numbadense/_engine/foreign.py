@@ -12,9 +12,11 @@ import numpy as np
 
 from numbadense.errors import DTypeError, OutputError, ShapeError
 
-DLPACK, PANDAS, POLARS, DASK_ARRAY, DASK, POLARS_LAZY, OTHER = range(7)
+DLPACK, PANDAS, PANDAS_ROW, POLARS, ARROW, DASK_ARRAY, DASK, POLARS_LAZY, OTHER = range(9)
 FRAMES = {
     ("pandas", "DataFrame"): PANDAS,
+    ("pandas", "Series"): PANDAS_ROW,
+    ("pyarrow", "Table"): ARROW,
     ("polars", "DataFrame"): POLARS,
     ("polars", "LazyFrame"): POLARS_LAZY,
     ("dask", "Array"): DASK_ARRAY,
@@ -60,6 +62,8 @@ def array(name: str, value, owner=None) -> np.ndarray | None:
         return _pandas(name, value, owner)
     if kind == POLARS:
         return _polars(name, value, owner)
+    if kind in (PANDAS_ROW, ARROW):
+        check_columns(name, list(value.index if kind == PANDAS_ROW else value.column_names), owner)
     if kind == POLARS_LAZY:
         raise DTypeError(f"{name} is a polars LazyFrame, which holds no numbers yet; pass {name}.collect().")
     if kind in (DASK_ARRAY, DASK) and value.__dask_graph__() is not None:  # an xarray object may have none
@@ -100,6 +104,10 @@ def target(out) -> np.ndarray | None:
 
 
 def _shared(name: str, value) -> np.ndarray:
+    if hasattr(value, "is_neg") and value.is_neg():  # a view of PyTorch whose sign is a flag, of which DLPack knows not
+        if name == "out":
+            raise DTypeError("out is a torch Tensor whose negative bit is set; pass out.resolve_neg().")
+        value = value.resolve_neg()
     try:
         return np.from_dlpack(value)
     except Exception as error:  # each library has its own

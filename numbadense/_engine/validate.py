@@ -145,9 +145,9 @@ def matrix(x: np.ndarray, n_in: int, dtype: np.dtype, owner) -> np.ndarray:
     return x
 
 
-def tangents(v, x: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, int]:
+def tangents(v, x: np.ndarray, dtype: np.dtype, owner) -> tuple[np.ndarray, int]:
     """Return `v`, one tangent of each row of x, or several on an axis of their own, as rows, and how many each has."""
-    v = as_array("v", v)
+    v = as_array("v", v, owner)
     compute_dtype("v", v)
     n_in = x.shape[-1]
     several = v.ndim == x.ndim + 1 and (*v.shape[:-2], v.shape[-1]) == x.shape

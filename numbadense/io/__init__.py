@@ -5,9 +5,10 @@ A file is known by its suffix, an object of another library by what it looks lik
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,16 +188,22 @@ def save(
         If the file cannot be written.
     """
     path = Path(path)
-    given = path.suffix.lower()
-    formats = WRITERS if suffix is None else {suffix: WRITERS[suffix]}
-    if given not in formats:
-        raise ModelFormatError(
-            f"{path} has the suffix {path.suffix!r} but networks are written as {', '.join(formats)}; name it so."
-        )
-    writer = _module(formats[given])
+    writer = _module(writer_of(path, WRITERS if suffix is None else {suffix: WRITERS[suffix]}))
     if examples is None:
         writer.save(network, path)
     elif "examples" in writer.WRITE_OPTIONS:
         writer.save(network, path, examples)
     else:
         raise OptionError(f"examples are given for {path}, which has no place for them; leave them out.")
+
+
+def writer_of(path: Path, formats: Mapping[str, str] = WRITERS) -> str:
+    """Return which module writes a file, or say what is wrong with its name or that there is no folder for it."""
+    found = formats.get(path.suffix.lower())
+    if found is None:
+        raise ModelFormatError(
+            f"{path} has the suffix {path.suffix!r} but networks are written as {', '.join(formats)}; name it so."
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return found

@@ -176,6 +176,12 @@ class _Walk:
             )
 
     def input(self, layer: Layer) -> None:
+        dtype = layer.config.get("dtype") if layer.kind == "InputLayer" else None
+        if isinstance(dtype, str) and not dtype.startswith(("float", "bfloat", "mixed")):
+            raise ModelFormatError(
+                f"{layer.origin} takes numbers of {dtype[:40]!r}, to which Keras casts them, and has to take "
+                "floating-point numbers."
+            )
         given = layer.config.get("batch_shape", layer.config.get("batch_input_shape"))
         if given is None and layer.kind == "Sequential":
             given = layer.config.get("build_input_shape")

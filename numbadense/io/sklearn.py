@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 OPTIONS: tuple[str, ...] = ()
 NETWORKS = ("MLPClassifier", "MLPRegressor")
+METHODS = ("predict", "predict_proba", "transform", "inverse_transform", "_predict", "_forward_pass_fast")
 HIDDEN = {"identity": "identity", "logistic": "sigmoid", "relu": "relu", "tanh": "tanh"}
 OUTPUT = {"exp": "exp", "identity": "identity", "logistic": "sigmoid", "softmax": "softmax"}
 
@@ -54,6 +55,7 @@ def network(estimator: Any, dtype: str | None = None, version: str | None = None
 
 def _predictions(estimator: Any, origin: str) -> Iterator[Step]:
     """Yield what an estimator does to a row when it predicts."""
+    _check_methods(estimator, origin)
     inner = _inner(estimator)
     if inner is not None:
         yield from _predictions(inner, origin)
@@ -81,6 +83,20 @@ def _predictions(estimator: Any, origin: str) -> Iterator[Step]:
             f"{said} is not a network: {' and '.join(NETWORKS)} can be read, alone or as the last step of a Pipeline, "
             "in a GridSearchCV or a TransformedTargetRegressor."
         )
+
+
+def _check_methods(estimator: Any, origin: str) -> None:
+    """Refuse a class that is derived from one of scikit-learn's and does something else."""
+    bases = type(estimator).__mro__
+    if not any(base.__module__.startswith("sklearn.") for base in bases):
+        return
+    for method in METHODS:
+        owner = next((base for base in bases if method in vars(base)), None)
+        if owner is not None and not owner.__module__.startswith("sklearn."):
+            raise ModelFormatError(
+                f"{origin or 'the estimator'} ({type(estimator).__name__}) has a {method} of its own, which cannot be "
+                "read: pass an estimator of scikit-learn's own class."
+            )
 
 
 def _inner(estimator: Any) -> Any:
@@ -166,6 +182,7 @@ def _passes(transformer: Any) -> bool:
     """Whether a step leaves rows as they are."""
     if transformer is None or isinstance(transformer, str):
         return transformer in (None, "passthrough")
+    _check_methods(transformer, "a step")
     functions = [getattr(transformer, name, None) for name in ("func", "inverse_func")]
     return type(transformer).__name__ == "FunctionTransformer" and functions == [None, None]
 
@@ -173,6 +190,7 @@ def _passes(transformer: Any) -> bool:
 def _affine(transformer: Any, origin: str) -> tuple[Affine, Affine]:
     """Return what a scaler does, and its inverse: each a factor, and what is added then."""
     kind = type(transformer).__name__
+    _check_methods(transformer, origin)
     if kind not in SCALERS:
         raise ModelFormatError(
             f"{origin} is not linear, or not known to be: what can be read beside a network is {', '.join(SCALERS)}, "

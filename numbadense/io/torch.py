@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from numbadense.model import Sequential
 
 OPTIONS: tuple[str, ...] = ()
-FORWARDS = ("forward", "__call__", "__iter__", "__getattr__")  # what a class that does something else has of its own
+FORWARDS = (
+    "forward",
+    "__call__",
+    "_call_impl",
+    "__iter__",
+    "__getattr__",
+)  # what a class that does something else has of its own
 MODULES = "torch.nn.modules."
 SOFTPLUS_THRESHOLD = 20.0
 DEEPEST = 64  # modules in modules
@@ -35,7 +41,16 @@ def recognises(source: Any) -> bool:
 
 def read(module: Any, dtype: str | None = None) -> Sequential:
     """Make a network of a module."""
+    everywhere = sys.modules.get("torch.nn.modules.module")
+    if any(getattr(everywhere, f"_global_forward_{kind}", None) for kind in ("hooks", "pre_hooks")):
+        raise ModelFormatError(
+            "a hook for all modules is registered in PyTorch, which runs with this one and cannot be read; remove it "
+            "by its handle.remove()."
+        )
     steps = list(_steps(module, ""))
+    if dtype is None and not any(isinstance(step, Linear) for step in steps):
+        kept = {str(getattr(tensor, "dtype", "")) for tensor in module.state_dict().values()}
+        dtype = "float64" if "torch.float64" in kept else None
     version = getattr(sys.modules.get("torch"), "__version__", None)
     metadata = None if version is None else {"source": f"torch {version}"}
     return chain.build(steps, n_in=_features(steps), dtype=dtype, metadata=metadata)
