@@ -1,10 +1,11 @@
 """The device, or the simulator with ``NUMBA_ENABLE_CUDASIM=1``, and what is put on it."""
 
+import importlib.util
 import os
 
 import numpy as np
 import pytest
-from device_needs import NEEDED, absent
+from device_needs import CAPABILITY, NEEDED, absent
 
 import numbadense as nd
 from numbadense._engine.cuda import device
@@ -81,3 +82,26 @@ def to_host(gpu):
     from numbadense._engine.cuda import memory
 
     return lambda array: memory.operand("array", array).view.copy_to_host()
+
+
+@pytest.fixture(scope="session")
+def compile_ptx():
+    """A function that compiles a Python kernel for array types given as (dtype, dimensions), on no GPU."""
+    if device.simulated():
+        absent("ptx", "the simulator compiles nothing")
+    if importlib.util.find_spec("numba_cuda") is None:
+        absent("ptx", "numba-cuda is not installed")
+    from numba import cuda, from_dtype, types
+
+    def compiled(kernel, *arrays, capability=CAPABILITY, **options):
+        signature = tuple(types.Array(from_dtype(np.dtype(dtype)), ndim, "C") for dtype, ndim in arrays)
+        return cuda.compile_ptx(kernel, signature, cc=capability, **options)[0]
+
+    def nothing(x):
+        x[0] = 1
+
+    try:
+        compiled(nothing, ("float32", 1))
+    except Exception as error:
+        absent("ptx", f"the CUDA compiler libraries NVVM and NVRTC cannot be used: {str(error).splitlines()[0]}")
+    return compiled

@@ -1,12 +1,15 @@
 """What the tests of this folder need, and whether they may do without.
 
-The variable ``NUMBADENSE_TESTS_NEED`` names what must be there, separated by commas: ``cuda``, ``simulator``, ``ptx``.
+The variable ``NUMBADENSE_TESTS_NEED`` names what must be there, separated by commas: ``cuda``, ``simulator``, ``ptx``,
+``ptxas``.
 A test that misses it fails there; elsewhere it is skipped.
 """
 
 import os
 
 import pytest
+
+CAPABILITY = (9, 0)  # that PTX is compiled for where a test names no other
 
 NEEDED = set(filter(None, os.environ.get("NUMBADENSE_TESTS_NEED", "").split(",")))
 

@@ -1,41 +1,15 @@
 """The PTX of every kernel, compiled for compute capability 9.0 with no GPU and no driver."""
 
-import importlib.util
 import re
 
 import numpy as np
 import pytest
-from device_needs import absent
+from device_needs import CAPABILITY
 
-from numbadense._engine.cuda import device
 from numbadense._engine.cuda.tiles import target
 from numbadense.activations import REGISTRY
 
-CAPABILITY = (9, 0)
 FLOATS = {"float32": "f32", "float64": "f64"}
-
-
-@pytest.fixture(scope="session")
-def compile_ptx():
-    """A function that compiles a Python kernel for array types given as (dtype, dimensions)."""
-    if device.simulated():
-        absent("ptx", "the simulator compiles nothing")
-    if importlib.util.find_spec("numba_cuda") is None:
-        absent("ptx", "numba-cuda is not installed")
-    from numba import cuda, from_dtype, types
-
-    def compiled(kernel, *arrays):
-        signature = tuple(types.Array(from_dtype(np.dtype(dtype)), ndim, "C") for dtype, ndim in arrays)
-        return cuda.compile_ptx(kernel, signature, cc=CAPABILITY)[0]
-
-    def nothing(x):
-        x[0] = 1
-
-    try:
-        compiled(nothing, ("float32", 1))
-    except Exception as error:
-        absent("ptx", f"the CUDA compiler libraries NVVM and NVRTC cannot be used: {str(error).splitlines()[0]}")
-    return compiled
 
 
 def dense_ptx(compile_ptx, entry, dtype):

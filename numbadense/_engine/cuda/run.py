@@ -8,7 +8,7 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import memory
+from numbadense._engine.cuda import memory, tiles
 from numbadense.errors import ShapeError
 
 
@@ -75,11 +75,11 @@ def _layer(layer: Layer, x, out, dtype: np.dtype, stream):
     if not out.size:
         return out
     m, n = out.shape[0], out.shape[1]
-    tile = compiler.target().dense[dtype.itemsize]
-    blocks = -(-m // tile.rows) * -(-n // tile.columns)
-    down, across = tile.threads
-    kernel = compiler.dense(layer.activation, dtype, tile)
-    compiler.launch(kernel, blocks, (across, down), stream, x, layer.w, layer.b, out)
+    target = compiler.target()
+    tile = tiles.choose(target.dense[dtype.itemsize], m, n, compiler.multiprocessors())
+    in_chunks = memory.in_chunks(x), memory.in_chunks(layer.w, layer.b, out)
+    kernel = compiler.dense(layer.activation, dtype, tile, in_chunks, target.pipelined)
+    compiler.launch(kernel, tile.blocks(m, n), tile.size, stream, x, layer.w, layer.b, out)
     if layer.activation.rowwise:
         _one_dimensional(compiler.rowwise(layer.activation), m, stream, out, out)
     return out

@@ -19,7 +19,7 @@ def erfcx(x):
 def vocabulary(jit) -> dict:
     """Return the words by name; `jit` compiles those that are written in the others."""
     found = {"exp": math.exp, "expm1": math.expm1, "log1p": math.log1p, "tanh": math.tanh, "tanh_high": math.tanh}
-    found |= {"ndtr": _libdevice("normcdf"), "fma": _fma()}
+    found |= {"ndtr": _libdevice("normcdf"), "fma": fused()}
     helpers = found | {"erfcx": _libdevice("erfcx")}
     for function in (scaled_exp, logistic, scaled_logistic, weighted_tail):
         found[function.__name__] = helpers[function.__name__] = jit(bind(function, helpers))
@@ -61,7 +61,7 @@ def weighted_tail(t):
     return scaled_exp(fma(a, T(-0.5) * fma(t, t, -square), a), T(-0.5) * square)
 
 
-def _fma():
+def fused():
     """Return the fused multiply-add of either type."""
     from numba.cuda.extending import intrinsic
 
