@@ -22,6 +22,9 @@ def test_every_tile_fits_a_block_and_its_chunks(row, itemsize, tile):
     assert tile.size <= 1024
     assert tile.shared * itemsize <= SHARED_MEMORY
     assert tile.outputs[1] % chunk == 0 and tile.depth % (2 * chunk) == 0 and tile.stages >= 2
+    for step in (1, chunk):  # every thread copies as often as any other, and stays in its column
+        assert tile.size % (tile.depth // step) == tile.size % (tile.columns // step) == 0
+        assert tile.rows * tile.depth % (tile.size * step) == tile.depth * tile.columns % (tile.size * step) == 0
     assert tile.threads[0] % tile.warp[0] == 0 and tile.threads[1] % tile.warp[1] == 0
     assert tile.size * tile.outputs[1] <= tile.shared, "the outputs of a row of each thread pass through shared memory"
     if row != "simulator":
@@ -51,8 +54,8 @@ def test_the_choice_has_the_least_cost_and_is_explained(itemsize):
 
 def test_an_explanation_counts_what_is_beyond_the_edges():
     tile = target(None).dense[4][0]
-    assert (tile.rows, tile.columns) == (6, 16)
-    assert explain(tile, 7, 16, 2) == (
-        "2 tiles of 6 x 16 outputs, 3 x 8 features on their way, on 2 multiprocessors: 1 for the busiest; "
-        "42% beyond the edges, 50% of the inner loop multiplies and adds"
+    assert (tile.rows, tile.columns) == (12, 8)
+    assert explain(tile, 13, 8, 2) == (
+        "2 tiles of 12 x 8 outputs, 3 x 8 features on their way, on 2 multiprocessors: 1 for the busiest; "
+        "46% beyond the edges, 50% of the inner loop multiplies and adds"
     )

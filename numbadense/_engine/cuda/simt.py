@@ -92,8 +92,10 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks):
     shared_memory = make_shared(jit, tile.shared, element)
     place = jit(make_place(tile))
     multiply, pairs = jit(make_multiply(tile, chunk)), depth // (2 * chunk)
-    fetch_x = jit(make_fetch(rows, depth, size, *((copies.chunk, chunk) if x_in_chunks else (copies.one, 1))))
-    fetch_w = jit(make_fetch(depth, columns, size, *((copies.chunk, chunk) if w_in_chunks else (copies.one, 1))))
+    copy_x, x_step = (copies.chunk, chunk) if x_in_chunks else (copies.one, 1)
+    copy_w, w_step = (copies.chunk, chunk) if w_in_chunks else (copies.one, 1)
+    spot_x, fetch_x = jit(make_spot(depth, x_step)), jit(make_fetch(rows, depth, size, copy_x, x_step))
+    spot_w, fetch_w = jit(make_spot(columns, w_step)), jit(make_fetch(depth, columns, size, copy_w, w_step))
     commit, wait = copies.commit, copies.make_wait(ahead - 1)
 
     def dense(x, w, b, out):
@@ -122,20 +124,28 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks):
             for j in range(wide):
                 total[i, j] = w_part[j]
 
+        x_row, x_column = spot_x()
+        w_row, w_column = spot_w()
+        x_start, w_start, k_left = (top + x_row) * k + x_column, w_row * n + left + w_column, k
+        x_down, w_inside = int32(m_left - x_row), w_column < n_left
         for stage in range(ahead):
-            first = stage * depth
-            fetch_x(shared, stage * slot, x, top * k + first, k, m_left, int32(min(k - first, depth)))
-            fetch_w(shared, stage * slot + x_size, w, first * n + left, n, int32(min(k - first, depth)), n_left)
+            fetch_x(shared, stage * slot, x, x_start, k, x_down, x_column < k_left)
+            fetch_w(shared, stage * slot + x_size, w, w_start, n, k_left - w_row, w_inside)
             commit()
+            x_start += depth
+            w_start += depth * n
+            k_left -= depth
         here, there = int32(0), int32(ahead * slot)
         steps = k // depth
-        for step in range(steps):
+        for _ in range(steps):
             wait()
             cuda.syncthreads()  # the tiles are there for all, and nobody computes with those before them any more
-            first = (step + ahead) * depth
-            fetch_x(shared, there, x, top * k + first, k, m_left, int32(min(k - first, depth)))
-            fetch_w(shared, there + x_size, w, first * n + left, n, int32(min(k - first, depth)), n_left)
+            fetch_x(shared, there, x, x_start, k, x_down, x_column < k_left)
+            fetch_w(shared, there + x_size, w, w_start, n, k_left - w_row, w_inside)
             commit()
+            x_start += depth
+            w_start += depth * n
+            k_left -= depth
             x_at, w_at = here + ty * depth, here + x_size + tx * chunk
             for _ in range(pairs):  # two at a time, for not every compiler unrolls a loop as long as this
                 multiply(shared, x_at, w_at, total, x_part, w_part)
@@ -228,24 +238,32 @@ def make_multiply(tile, chunk):
     return multiply
 
 
-def make_fetch(rows, columns, threads, copy, step):
-    """Return the function that begins the copy of ``rows x columns`` elements to shared memory, row after row.
+def make_spot(columns, step):
+    """Return the function that says where in a tile of `columns` the first copy of a thread is: its row and column."""
+    pieces = columns // step
 
-    They begin at `origin` in `array`, whose rows are `pitch` long; those beyond its last `down` rows and `across`
-    columns are zero.  All `threads` of the block call it, and `copy` `step` elements at a time.
-    """
-    pieces_across = columns // step
-    pieces = rows * pieces_across
-    turns = -(-pieces // threads)
-    even = pieces % threads == 0
-
-    def fetch(shared, at, array, origin, pitch, down, across):
+    def spot():
         me = thread()
+        row = me // pieces
+        return int32(row), int32((me - row * pieces) * step)
+
+    return spot
+
+
+def make_fetch(rows, columns, threads, copy, step):
+    """Return the function that begins to copy a tile to shared memory, row after row, `step` elements a thread at once.
+
+    All threads of the block call it.  What a thread copies begins at `start` in `array`, whose rows are `pitch` long;
+    it is zero beyond the next `down` rows, and wholly where the thread's column is not `inside`.
+    """
+    turns = rows * columns // (threads * step)
+    stride = threads * step // columns
+
+    def fetch(shared, at, array, start, pitch, down, inside):
+        place = at + thread() * step
         for turn in range(turns):
-            piece = me + turn * threads
-            if even or piece < pieces:
-                i = int32(piece // pieces_across)
-                j = int32((piece - i * pieces_across) * step)
-                copy(shared, at + piece * step, array, origin + i * pitch + j, (i < down) & (j < across))
+            wanted = inside & (turn * stride < down)
+            copy(shared, place + turn * threads * step, array, start, wanted)
+            start += stride * pitch
 
     return fetch
