@@ -59,10 +59,10 @@ def _tool(name, package):
 
 
 def assemble(ptx, folder):
-    """Return the `Code` of a module with one kernel; without the tools, the test is skipped, or fails if it needs them."""
+    """Return the `Code` of a module with one kernel; without the tools the test is skipped, or fails if it must not."""
     ptxas, nvdisasm = _tool("ptxas", "nvidia-cuda-nvcc"), _tool("nvdisasm", "nvidia-cuda-nvdisasm")
     if ptxas is None or nvdisasm is None:
-        absent("ptx", "ptxas and nvdisasm, of the packages nvidia-cuda-nvcc and nvidia-cuda-nvdisasm, are not installed")
+        absent("ptx", "ptxas and nvdisasm, of nvidia-cuda-nvcc and nvidia-cuda-nvdisasm, are not installed")
     source, binary = folder / "kernel.ptx", folder / "kernel.cubin"
     source.write_text(ptx)
     architecture = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]

@@ -35,7 +35,7 @@ def test_a_small_product_spans_several_blocks_in_both_directions(gpu, launches, 
         pytest.skip("blocks are tiny in the simulator only")
     nd.cuda.dense(*operands(13, 19, 17, dtype))
     tile = choose(target(None).dense[dtype.itemsize], 13, 17, 2)
-    assert 13 > tile.rows and 17 > tile.columns and tile.depth < 19 and 19 % tile.depth
+    assert tile.rows < 13 and tile.columns < 17 and tile.depth < 19 and 19 % tile.depth
     assert launches == [(-(-13 // tile.rows) * -(-17 // tile.columns), tile.size)]
 
 

@@ -31,7 +31,7 @@ def array_ptx(compile_ptx, entry, dtype):
 
     if entry.rowwise:
         return compile_ptx(compiler.rowwise(entry).py_func, (dtype, 2), (dtype, 2))
-    return compile_ptx(compiler.elementwise(entry).py_func, (dtype, 1), (dtype, 1))
+    return compile_ptx(compiler.elementwise(entry, np.dtype(dtype)).py_func, (dtype, 1), (dtype, 1))
 
 
 def test_the_code_is_for_the_capability_that_was_asked_for(compile_ptx):
@@ -92,6 +92,15 @@ def test_devices_before_8_0_copy_through_registers(compile_ptx):
     kernel = compiler.dense(REGISTRY["identity"], np.dtype("float32"), row.dense[4][0], (True, True), row.pipelined)
     ptx = compile_ptx(kernel.py_func, *(("float32", ndim) for ndim in (2, 2, 1, 2)), capability=(7, 5))
     assert "cp.async" not in ptx and "st.shared.v4.f32" in ptx and ".local" not in ptx
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_elementwise_reads_two_chunks_before_it_writes_one(compile_ptx, dtype):
+    ptx = array_ptx(compile_ptx, REGISTRY["relu"], dtype)
+    count = {"float32": 4, "float64": 2}[dtype]
+    accesses = re.findall(rf"(ld|st)\.global\.v{count}\.{FLOATS[dtype]}", ptx)
+    assert "".join(accesses).count("ldld") == 1 and sorted(accesses) == ["ld"] * 3 + ["st"] * 3
+    assert ".local" not in ptx
 
 
 def test_nothing_is_called(compile_ptx):

@@ -1,4 +1,4 @@
-"""What the kernels are once assembled: registers, spills, 16-byte accesses, and how much of a loop multiplies and adds."""
+"""What the kernels are once assembled: registers, spills, 16-byte accesses, what of a loop multiplies and adds."""
 
 import numpy as np
 import pytest
@@ -13,9 +13,10 @@ REGISTERS = 64 * 1024  # of a multiprocessor
 SHARED = {(8, 0): 164, (9, 0): 228, (12, 0): 100}  # KB of shared memory of a multiprocessor
 RESERVED = 1024  # bytes of it that each block takes besides
 CHUNKS, ELEMENTS = (True, True), (False, False)
-EVERY = [(MEASURED, dtype, place, CHUNKS) for dtype, count in (("float32", 4), ("float64", 3)) for place in range(count)]
+TILES = [("float32", place) for place in range(4)] + [("float64", place) for place in range(3)]
+EVERY = [(MEASURED, *tile, CHUNKS) for tile in TILES]
 LARGEST = [(capability, "float32", 0, kind) for capability in CAPABILITIES for kind in (CHUNKS, ELEMENTS)]
-CASES = list(dict.fromkeys(EVERY + LARGEST + [(MEASURED, "float32", 3, ELEMENTS)]))
+CASES = list(dict.fromkeys([*EVERY, *LARGEST, (MEASURED, "float32", 3, ELEMENTS)]))
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +80,15 @@ def test_a_heavy_activation_costs_the_largest_tile_no_register(dense_code, capab
     tile, ptx, code = dense_code(capability, "float32", 0, CHUNKS, "gelu")
     assert ".f64" not in ptx
     assert_budget(tile, code, capability, 4)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
+@pytest.mark.parametrize("name", ["sigmoid", "gelu"])
+def test_elementwise_moves_16_bytes_at_a_time_in_few_registers(compile_ptx, tmp_path, capability, name):
+    from numbadense._engine.cuda import compile as compiler
+
+    kernel = compiler.elementwise(REGISTRY[name], np.dtype("float32")).py_func
+    code = assemble(compile_ptx(kernel, ("float32", 1), ("float32", 1), capability=capability), tmp_path)
+    assert code.local == 0
+    assert code.registers <= 48, "fewer than 1280 threads would fit a multiprocessor"
+    assert {"LDG.E.128", "STG.E.128"} <= set(code.instructions)

@@ -1,4 +1,4 @@
-"""The dense kernel itself: every tile and way of copying, in the simulator, against one fused multiply-add at a time."""
+"""The dense kernel itself: every tile and way of copying, simulated, against one fused multiply-add at a time."""
 
 import functools
 

@@ -56,9 +56,9 @@ def multiprocessors() -> int:
 
 
 @functools.cache
-def elementwise(activation):
+def elementwise(activation, dtype: np.dtype):
     """Return the kernel of an element-wise activation: ``elementwise(x, out)``."""
-    return cuda.jit(elementwise_module.make_elementwise(scalar(activation)))
+    return cuda.jit(elementwise_module.make_elementwise(dtype, scalar(activation)))
 
 
 @functools.cache

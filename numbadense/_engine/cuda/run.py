@@ -9,6 +9,7 @@ from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import memory, tiles
+from numbadense._engine.cuda.primitives import CHUNK
 from numbadense.errors import ShapeError
 
 
@@ -108,7 +109,8 @@ def activate(activation: activations.Activation, x, out, stream):
             _one_dimensional(compiler.rowwise(activation), rows, stream, source, buffer)
         else:
             flat = source.reshape(x.like.size), buffer.reshape(x.like.size)
-            _one_dimensional(compiler.elementwise(activation), x.like.size, stream, *flat)
+            chunks = -(-x.like.nbytes // CHUNK)
+            _one_dimensional(compiler.elementwise(activation, dtype), chunks, stream, *flat)
         result.deliver(buffer)
     if out is None and isinstance(result.given, np.ndarray) and not x.like.ndim and not isinstance(x.given, np.ndarray):
         return result.given[()]

@@ -11,8 +11,10 @@ class DenseTile:
     ``outputs[0] x outputs[1]`` of the block's outputs in registers; `depth` features at a time pass through shared
     memory, `stages` of them at once.  Registers are rationed so that `resident` blocks share a multiprocessor.
 
-    Outputs across, and half the depth, are whole chunks of 16 bytes.  `share` is the part of the instructions of the inner loop that multiply and add, as compiled for `dtype` and
-    compute capability 9.0; the tests count it.
+    Outputs across, and half the depth, are whole chunks of 16 bytes, and every thread copies as much as any other.
+
+    `share` is the part of the instructions of the loop over features that multiply and add, as compiled for compute
+    capability 9.0; the tests count it.  No kernel comes closer than that to the peak of a device.
     """
 
     threads: tuple[int, int]
