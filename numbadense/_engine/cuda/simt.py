@@ -96,7 +96,7 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks):
     copy_w, w_step = (copies.chunk, chunk) if w_in_chunks else (copies.one, 1)
     spot_x, fetch_x = jit(make_spot(depth, x_step)), jit(make_fetch(rows, depth, size, copy_x, x_step))
     spot_w, fetch_w = jit(make_spot(columns, w_step)), jit(make_fetch(depth, columns, size, copy_w, w_step))
-    commit, wait = copies.commit, copies.make_wait(ahead - 1)
+    commit, wait, wait_for_all = copies.commit, copies.make_wait(ahead - 1), copies.make_wait(0)
 
     def dense(x, w, b, out):
         shared = shared_memory()
@@ -156,7 +156,7 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks):
             here = int32(0 if here == ahead * slot else here + slot)
 
         # The features that are left, and not a zero more: adding one would turn -0 into 0.
-        wait()
+        wait_for_all()
         cuda.syncthreads()
         for p in range(k - steps * depth):
             for q in range(chunks):

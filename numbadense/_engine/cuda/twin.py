@@ -1,7 +1,8 @@
 """NumPy twins of the primitives of `numbadense._engine.cuda.ptx`, for numba's simulator.
 
 They are stricter than a device: an access that is not aligned, or leaves its array, fails; shared memory is full of NaN
-at first, in every block; and a copy to it arrives when its thread waits for it, and no sooner.
+at first, in every block; a copy to it arrives when its thread waits for it, and no sooner; and no thread may store to it
+while one is under way.
 """
 
 import threading
@@ -12,7 +13,12 @@ from numbadense import scalar_math
 
 CHUNK = 16
 fma = scalar_math.fma  # through float64 in float32, exactly in float64
+SHARED, UNDER_WAY = "numbadense_shared", "numbadense_under_way"  # what a simulated block has
 _allocating = threading.Lock()
+
+
+def _block():
+    return threading.current_thread()._manager
 
 
 class _Copies(threading.local):
@@ -51,6 +57,9 @@ def load16(registers, at, array, index):
 
 def store16(array, index, registers, at):
     """Store a chunk."""
+    held = vars(_block())
+    if any(array is shared for shared in held.get(SHARED, {}).values()):
+        assert not held.get(UNDER_WAY), "copies that are under way may overwrite what is stored to shared memory"
     chunk = _chunk(array, index)
     chunk[:] = _part(registers, at, chunk.size)
 
@@ -66,7 +75,10 @@ def copy1(shared, at, array, index, wanted):
 
 
 def _begin(target, source):
-    _copies.groups[-1].append((target, np.array(source)))
+    copy = target, np.array(source)
+    target.fill(np.nan)  # what is there may be overwritten from now on
+    _copies.groups[-1].append(copy)
+    vars(_block()).setdefault(UNDER_WAY, set()).add(id(copy))
 
 
 def commit():
@@ -79,8 +91,9 @@ def make_wait(pending):
 
     def wait():
         while len(_copies.groups) - 1 > pending:
-            for target, source in _copies.groups.pop(0):
-                target[:] = source
+            for copy in _copies.groups.pop(0):
+                copy[0][:] = copy[1]
+                vars(_block())[UNDER_WAY].discard(id(copy))
 
     return wait
 
@@ -110,9 +123,8 @@ def make_shared(jit, size, element):
     """Return the function that gives all threads of a block the same `size` elements of shared memory."""
 
     def shared():
-        block = threading.current_thread()._manager
         with _allocating:
-            held = vars(block).setdefault("numbadense_shared", {})
+            held = vars(_block()).setdefault(SHARED, {})
             if shared not in held:
                 held[shared] = _poisoned(size, element)
         return held[shared]
