@@ -24,7 +24,7 @@ import numbadense as nd
 from numbadense._engine.cuda import device
 from numbadense.activations import REGISTRY
 
-ALLOWED = {"float32": 1e-6, "float64": 1e-14}  # relative Frobenius error against float64
+ALLOWED = {"float32": 1e-6, "float64": 1e-14}  # relative Frobenius error against float64, up to 1024 features
 ROUNDS = 7
 SLICE = 0.02  # seconds of calls in a row between two events
 BUDGET = 450  # seconds, after which cases are left out, and named
@@ -110,12 +110,16 @@ class Bench:
         return begin.elapsed_time(end) / 1e3 / count
 
 
-def checked(out, expected, places=slice(None)):
-    """Return the relative Frobenius error of an output, of which no element may be missing; fail if it is too large."""
+def checked(out, expected, places=slice(None), features=1):
+    """Return the relative Frobenius error of an output, of which no element may be missing; fail if it is too large.
+
+    That of sums in order grows with the root of the number of features.
+    """
     host = out.copy_to_host()
     assert not np.isnan(host).any(), "some outputs were not written"
     error = float(np.linalg.norm(host[places] - expected) / np.linalg.norm(expected))
-    assert error <= ALLOWED[host.dtype.name], f"relative error {error}"
+    allowed = ALLOWED[host.dtype.name] * max(1, features / 1024) ** 0.5
+    assert error <= allowed, f"relative error {error}, and {allowed} is allowed"
     return error
 
 
@@ -177,7 +181,7 @@ def dense(bench):
             w.copy_to_device(w.copy_to_host() / np.sqrt(k).astype(dtype))
             out = bench.poisoned(m, n, dtype=dtype)
             nd.cuda.dense(x, w, b, "sigmoid", out=out)
-            error = checked(out, *reference(bench, x, w, b, "sigmoid"))
+            error = checked(out, *reference(bench, x, w, b, "sigmoid"), features=k)
             engines = {"ours": lambda x=x, w=w, b=b, out=out: nd.cuda.dense(x, w, b, "sigmoid", out=out)}
             engines |= peers_dense(bench, x, w, b)
             facts = {"flops": 2 * m * k * n, "tile": tile_of(m, n, dtype)}
@@ -246,7 +250,7 @@ def every_tile(bench):
                 kernel = compiler.dense(identity, dtype, tile, in_chunks, target.pipelined)
                 work = kernel, tile.blocks(m, n), tile.size, 0, x, w, b, out
                 compiler.launch(*work)
-                error = checked(out, *reference(bench, x, w, b, "identity"))
+                error = checked(out, *reference(bench, x, w, b, "identity"), features=k)
                 case = (
                     f"{tile.rows} x {tile.columns} of {tile.size} threads, {tile.stages} x {tile.depth} deep, {dtype}"
                 )
