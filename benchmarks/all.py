@@ -28,6 +28,7 @@ COMMANDS = [
     "softmax.py --suite memory",
     "population.py",
     "half.py",
+    "derivatives.py",
     "cold.py",
     "examples.py",
 ]

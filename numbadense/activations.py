@@ -11,6 +11,10 @@ is cast with ``T = type(x)``: without it float32 work silently becomes float64 o
 conditional expression to a branch: it compiles to a vector blend.  A NaN must come out as NaN, so the comparison has to
 fail towards ``x``: ``T(0) if x < T(0) else x``.
 
+A derivative is such a function too, of the same x: with all its digits in the tails, no NaN at infinity, and at a kink
+the value of PyTorch's automatic differentiation, which is that of one side or 0.  That of a row-wise function takes a
+row of its results and a tangent of its argument, and changes the tangent in place into that of the results.
+
 A row-wise function takes one row, a 1-D array, and changes it in place with plain loops.  (The CPU runs softmax and
 log_softmax many rows at a time instead: ``numbadense/_engine/cpu/softmax.py``, which the same tests hold to them.)
 
@@ -34,6 +38,7 @@ import numpy as np
 
 from .errors import ActivationError
 from .scalar_math import (
+    WORDS,
     exp,
     expm1,
     fma,
@@ -78,7 +83,8 @@ class Activation:
     high : str or None
         The name of its twin of high accuracy, which ``get(name, accuracy="high")`` returns.
     derivative : function or None
-        The derivative, like `function` a function of one number.
+        The derivative in the scalar language, ``f'(x)``; or when `rowwise` ``differential(y, dy)``, which turns the
+        tangent dy of a row in place into that of its result y.
     """
 
     name: str
@@ -336,7 +342,9 @@ def activation(
     high : str, optional
         The name of another activation, the same function of higher accuracy.
     derivative : function, optional
-        The derivative, like the function itself a function of one number.
+        The derivative ``f'(x)``, a function like the activation itself, or another activation; for a row-wise one
+        ``differential(y, dy)``, which turns the tangent dy of a row in place into that of its result y.  Without it
+        there are no derivatives of networks that use the activation.
 
     Returns
     -------
@@ -369,7 +377,7 @@ def activation(
         "max_ulp": dict(max_ulp or {}),
         "aliases": tuple(aliases),
         "high": high,
-        "derivative": derivative,
+        "derivative": _plain(derivative),
     }
     if callable(name):
         return _register(name, name.__name__, facts)
@@ -385,7 +393,10 @@ def _register(function, name, facts):
             raise ActivationError(
                 f"the name {taken!r} is taken by the activation {holder.name!r} from {origin}: give yours another name."
             )
-    (_check_row if entry.rowwise else _check_scalar)(name, function)
+    what = f"activation {name!r}"
+    (_check_row if entry.rowwise else _check_scalar)(what, function)
+    if entry.derivative is not None:
+        (_check_row if entry.rowwise else _check_scalar)(f"the derivative of {what}", entry.derivative)
     for old in REGISTRY[name].aliases if name in REGISTRY else ():
         del _NAMES[old]
     REGISTRY[name] = entry
@@ -393,24 +404,33 @@ def _register(function, name, facts):
     return entry
 
 
+def _plain(derivative):
+    """Return the function of a derivative that may be given as an activation; a word has no target to be bound to."""
+    found = getattr(derivative, "activation", derivative)
+    if found in WORDS:
+        raise ActivationError(
+            f"the derivative is the word {found.__name__} itself: "
+            f"write a function of your own, such as def slope(x): return {found.__name__}(x)."
+        )
+    return found.function if isinstance(found, Activation) else found
+
+
 def _origin(function):
     return function.__module__, function.__qualname__
 
 
-def _check_row(name, function):
+def _check_row(what, function):
     for dtype in (np.float32, np.float64):
-        row = np.linspace(-1, 1, 5).astype(dtype)
+        rows = [np.linspace(-1, 1, 5).astype(dtype) for _ in inspect.signature(function).parameters]
         try:
-            result = function(row)
+            result = function(*rows)
         except Exception as error:
-            raise ActivationError(f"activation {name!r} fails on a row of {dtype.__name__}: {error}.") from error
+            raise ActivationError(f"{what} fails on a row of {dtype.__name__}: {error}.") from error
         if result is not None:
-            raise ActivationError(
-                f"activation {name!r} returns a value, but a row-wise one must change its row in place."
-            )
+            raise ActivationError(f"{what} returns a value, but a row-wise one must change its row in place.")
 
 
-def _check_scalar(name, function):
+def _check_scalar(what, function):
     remedy = "write T = type(x), cast each literal as in T(0.5), and take exp and the like from numbadense.scalar_math"
     for kind in (_Strict, np.float32, np.float64):
         for value in (-0.5, 0.5):
@@ -418,17 +438,13 @@ def _check_scalar(name, function):
                 with np.errstate(all="ignore"):
                     result = function(kind(value))
             except _UncastError as error:
-                raise ActivationError(
-                    f"activation {name!r} {error}, which turns float32 into float64: {remedy}."
-                ) from None
+                raise ActivationError(f"{what} {error}, which turns float32 into float64: {remedy}.") from None
             except Exception as error:
                 if kind is _Strict:  # a Python float divides by zero and overflows less quietly than NumPy's
                     continue
-                raise ActivationError(f"activation {name!r} fails on a {kind.__name__}: {error}.") from error
+                raise ActivationError(f"{what} fails on a {kind.__name__}: {error}.") from error
             if kind is not _Strict and type(result) is not kind:
-                raise ActivationError(
-                    f"activation {name!r} turns {kind.__name__} into {type(result).__name__}: {remedy}."
-                )
+                raise ActivationError(f"{what} turns {kind.__name__} into {type(result).__name__}: {remedy}.")
 
 
 class _UncastError(TypeError):
@@ -462,8 +478,14 @@ _Strict = type("_Strict", (float,), {name: _strict(name) for name in _METHODS})
 # Constants in two parts of one sign: the first is exact in float32, the second has all that either dtype can add.
 _SELU_RIGHT, _SELU_RIGHT_LOW = 1.0507009029388428, 8.441663771998183e-08
 _SELU_LEFT, _SELU_LEFT_LOW = 1.7580993175506592, 2.3296717680252718e-08
+_DENSITY = 0.3989422804014327  # 1 / sqrt(2 * pi)
 _GELU_LINEAR, _GELU_LINEAR_LOW = 1.595703125, 6.599660573071176e-05  # 2 * sqrt(2 / pi)
 _GELU_CUBIC, _GELU_CUBIC_LOW = 0.07135481387376785, 2.3988323959931355e-09  # 0.044715 times that
+
+
+def _identity_slope(x):
+    T = type(x)
+    return x if x != x else T(1)
 
 
 @activation(
@@ -473,10 +495,19 @@ _GELU_CUBIC, _GELU_CUBIC_LOW = 0.07135481387376785, 2.3988323959931355e-09  # 0.
     lipschitz=1.0,
     max_ulp={"float32": 0, "float64": 0},
     aliases=("linear", "none"),
+    derivative=_identity_slope,
 )
 def identity(x):
     """Leave x as it is: a layer without an activation."""
     return x
+
+
+def _sigmoid_slope(x):
+    """Return ``e / (1 + e)**2`` with ``e = exp(-|x|)``: s * (1 - s) would lose the digits of the right tail."""
+    T = type(x)
+    e = exp(-abs(x))
+    more = T(1) + e
+    return e / (more * more)
 
 
 @activation(
@@ -487,6 +518,7 @@ def identity(x):
     max_ulp={"float32": 2.5, "float64": 2.5},
     aliases=("logistic", "expit"),
     high="sigmoid_high",
+    derivative=_sigmoid_slope,
 )
 def sigmoid(x):
     """Logistic function."""
@@ -499,10 +531,16 @@ def sigmoid(x):
     limits=(0.0, 1.0),
     lipschitz=0.25,
     max_ulp={"float32": 0.6, "float64": 0.6},
+    derivative=_sigmoid_slope,
 )
 def sigmoid_high(x):
     """Logistic function, nearly as it would be rounded from the exact value; slower."""
     return logistic_high(x)
+
+
+def _relu_slope(x):
+    T = type(x)
+    return x if x != x else (T(1) if x > T(0) else T(0))
 
 
 @activation(
@@ -511,11 +549,20 @@ def sigmoid_high(x):
     limits=(0.0, math.inf),
     lipschitz=1.0,
     max_ulp={"float32": 0, "float64": 0},
+    derivative=_relu_slope,
 )
 def relu(x):
     """Rectified linear unit; the comparison fails towards x, so that NaN stays NaN."""
     T = type(x)
     return T(0) if x < T(0) else x
+
+
+def _tanh_slope(x):
+    """Return ``4 e / (1 + e)**2`` with ``e = exp(-2 |x|)``: 1 - tanh(x)**2 would lose the digits of both tails."""
+    T = type(x)
+    e = scaled_exp(T(4), T(-2) * abs(x))
+    more = fma(e, T(0.25), T(1))
+    return e / (more * more)
 
 
 @activation(
@@ -526,6 +573,7 @@ def relu(x):
     lipschitz=1.0,
     max_ulp={"float32": 2.5, "float64": 2.5},
     high="tanh_high",
+    derivative=_tanh_slope,
 )
 def hyperbolic_tangent(x):
     """Hyperbolic tangent."""
@@ -539,10 +587,16 @@ def hyperbolic_tangent(x):
     limits=(-1.0, 1.0),
     lipschitz=1.0,
     max_ulp={"float32": 0.6, "float64": 0.6},
+    derivative=_tanh_slope,
 )
 def hyperbolic_tangent_high(x):
     """Hyperbolic tangent, nearly as it would be rounded from the exact value; slower."""
     return tanh_high(x)
+
+
+def _leaky_relu_slope(x):
+    T = type(x)
+    return x if x != x else (T(1) if x > T(0) else T(0.01))
 
 
 @activation(
@@ -551,6 +605,7 @@ def hyperbolic_tangent_high(x):
     limits=(-math.inf, math.inf),
     lipschitz=1.0,
     max_ulp={"float32": 0.9, "float64": 0.7},
+    derivative=_leaky_relu_slope,
 )
 def leaky_relu(x):
     """Rectified linear unit that leaks a hundredth of its negative input.
@@ -563,12 +618,18 @@ def leaky_relu(x):
     return x if x >= T(0) else T(0.01) * x
 
 
+def _elu_slope(x):
+    T = type(x)
+    return exp(T(0) if x > T(0) else x)
+
+
 @activation(
     exact=lambda m, x: x if x > 0 else m.expm1(x),
     tex=r"x \text{ if } x > 0 \text{ else } e^x - 1",
     limits=(-1.0, math.inf),
     lipschitz=1.0,
     max_ulp={"float32": 0.9, "float64": 1.2},
+    derivative=_elu_slope,
 )
 def elu(x):
     """Exponential linear unit with alpha = 1.
@@ -582,12 +643,20 @@ def elu(x):
     return x if x > T(0) else expm1(x)
 
 
+def _selu_slope(x):
+    T = type(x)
+    y = exp(x)
+    left = fma(T(_SELU_LEFT), y, T(_SELU_LEFT_LOW) * y)
+    return T(_SELU_RIGHT) + T(_SELU_RIGHT_LOW) if x > T(0) else left
+
+
 @activation(
     exact=lambda m, x: _selu_exact(m, x),
     tex=r"\lambda x \text{ if } x > 0 \text{ else } \lambda \alpha (e^x - 1)",
     limits=(-1.7580993408473768, math.inf),
     lipschitz=1.7580993408473768,
     max_ulp={"float32": 1.6, "float64": 1.7},
+    derivative=_selu_slope,
 )
 def selu(x):
     """Scaled exponential linear unit, whose fixed point is mean 0 and variance 1.
@@ -610,6 +679,13 @@ def _selu_exact(m, x):
     return scale * (x if x > 0 else alpha * m.expm1(x))
 
 
+def _silu_slope(x):
+    """Return ``s(x) (1 + x s(-x))`` with the logistic function s; beyond 1000, infinity times zero is kept out."""
+    T = type(x)
+    y = T(-1000) if x < T(-1000) else (T(1000) if x > T(1000) else x)
+    return scaled_logistic(fma(y, logistic(-y), T(1)), y, T(0))
+
+
 @activation(
     exact=lambda m, x: x / (1 + m.exp(-x)),
     tex=r"\frac{x}{1 + e^{-x}}",
@@ -617,6 +693,7 @@ def _selu_exact(m, x):
     lipschitz=1.0998393201288669,
     max_ulp={"float32": 2.3, "float64": 2},
     aliases=("swish",),
+    derivative=_silu_slope,
 )
 def silu(x):
     """Sigmoid linear unit, x * sigmoid(x).  Left of -1000 nothing remains, and infinity times zero is kept out.
@@ -632,12 +709,29 @@ def silu(x):
     return scaled_logistic(y, y, T(0))
 
 
+def _gelu_slope(x):
+    """Return ``ndtr(x) + x phi(x)``, with the density phi of the normal distribution.
+
+    What squaring x rounds away is given back to phi.  No density remains beyond 100, where infinity is kept out.
+    """
+    T = type(x)
+    t = T(1e-30) if abs(x) < T(1e-30) else abs(x)
+    tail = weighted_tail(t) / t
+    y = T(-100) if x < T(-100) else (T(100) if x > T(100) else x)
+    square = y * y
+    base = y * T(_DENSITY)
+    lost = fma(y, y, -square)
+    bell = scaled_exp(fma(base * lost, T(-0.5), base), T(-0.5) * square)
+    return (tail if x < T(0) else T(1) - tail) + bell
+
+
 @activation(
     exact=lambda m, x: x * m.erfc(-x / m.sqrt(2)) / 2,
     tex=r"x \, \Phi(x)",
     limits=(0.0, math.inf),
     lipschitz=1.1289041451851548,
     max_ulp={"float32": 2.4, "float64": 2},
+    derivative=_gelu_slope,
 )
 def gelu(x):
     """Gaussian error linear unit, x times the normal distribution function.
@@ -652,12 +746,28 @@ def gelu(x):
     return (T(0) if x < T(0) else x) - weighted_tail(abs(x))
 
 
+def _gelu_tanh_slope(x):
+    """Return ``s(u) (1 + x u' s(-u))``, with the logistic function s and u, in two words, as in gelu_tanh."""
+    T = type(x)
+    y = T(-30) if x < T(-30) else (T(30) if x > T(30) else x)
+    square = y * y
+    slope = fma(T(_GELU_CUBIC), square, T(_GELU_LINEAR))
+    lost = fma(T(_GELU_CUBIC), square, T(_GELU_LINEAR) - slope)
+    lost += fma(T(_GELU_CUBIC), fma(y, y, -square), fma(T(_GELU_CUBIC_LOW), square, T(_GELU_LINEAR_LOW)))
+    u = y * slope
+    du = fma(y, lost, fma(y, slope, -u))
+    twice = T(2) * (T(_GELU_CUBIC) + T(_GELU_CUBIC_LOW))
+    steeper = fma(twice, square, slope) + lost
+    return scaled_logistic(fma(y * steeper, scaled_logistic(T(1), -u, -du), T(1)), u, du)
+
+
 @activation(
     exact=lambda m, x: x / (1 + m.exp(-2 * m.sqrt(2 / m.pi) * (x + x**3 * 44715 / 1000000))),
     tex=r"\frac{x}{2} \left(1 + \tanh \sqrt{2 / \pi} \, (x + 0.044715 x^3)\right)",
     limits=(0.0, math.inf),
     lipschitz=1.1289930686587717,
     max_ulp={"float32": 2.4, "float64": 1.9},
+    derivative=_gelu_tanh_slope,
 )
 def gelu_tanh(x):
     """Gaussian error linear unit in its tanh approximation, x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 x**3)).
@@ -678,12 +788,17 @@ def gelu_tanh(x):
     return scaled_logistic(y, u, fma(y, lost, fma(y, slope, -u)))
 
 
+def _softplus_slope(x):
+    return logistic(x)
+
+
 @activation(
     exact=lambda m, x: m.log1p(m.exp(x)),
     tex=r"\log(1 + e^x)",
     limits=(0.0, math.inf),
     lipschitz=1.0,
     max_ulp={"float32": 1.9, "float64": 2.2},
+    derivative=_softplus_slope,
 )
 def softplus(x):
     """Softplus, max(x, 0) + log(1 + exp(-|x|)).
@@ -696,12 +811,19 @@ def softplus(x):
     return (T(0) if x < T(0) else x) + log1p(exp(-abs(x)))
 
 
+def _softsign_slope(x):
+    T = type(x)
+    root = T(1) / (T(1) + abs(x))
+    return root * root
+
+
 @activation(
     exact=lambda m, x: x / (1 + abs(x)),
     tex=r"\frac{x}{1 + |x|}",
     limits=(-1.0, 1.0),
     lipschitz=1.0,
     max_ulp={"float32": 1.5, "float64": 1.5},
+    derivative=_softsign_slope,
 )
 def softsign(x):
     """Softsign; beyond 1e30 it is 1 in any dtype, which keeps infinity over infinity out.
@@ -716,6 +838,10 @@ def softsign(x):
     return y / (T(1) + abs(y))
 
 
+def _exp_slope(x):
+    return exp(x)
+
+
 @activation(
     "exp",
     exact=lambda m, x: m.exp(x),
@@ -724,10 +850,16 @@ def softsign(x):
     lipschitz=math.inf,
     max_ulp={"float32": 0.9, "float64": 0.9},
     aliases=("exponential",),
+    derivative=_exp_slope,
 )
 def exponential(x):
     """Exponential function."""
     return exp(x)
+
+
+def _hard_sigmoid_slope(x):
+    T = type(x)
+    return x if x != x else (T(1) / T(6) if abs(x) < T(3) else T(0))
 
 
 @activation(
@@ -736,6 +868,7 @@ def exponential(x):
     limits=(0.0, 1.0),
     lipschitz=1 / 6,
     max_ulp={"float32": 1, "float64": 1},
+    derivative=_hard_sigmoid_slope,
 )
 def hard_sigmoid(x):
     """Piecewise linear sigmoid, with the slope 1/6 of PyTorch and Keras 3 (Keras 2 had 1/5).
@@ -751,12 +884,19 @@ def hard_sigmoid(x):
     return (T(0) if y < T(0) else (T(6) if y > T(6) else y)) / T(6)
 
 
+def _hard_swish_slope(x):
+    T = type(x)
+    y = fma(T(2), x, T(3)) / T(6)
+    return T(0) if x <= T(-3) else (T(1) if x >= T(3) else y)
+
+
 @activation(
     exact=lambda m, x: x * min(max((x + 3) / 6, 0), 1),
     tex=r"x \min(\max(x / 6 + 1 / 2, 0), 1)",
     limits=(0.0, math.inf),
     lipschitz=1.5,
     max_ulp={"float32": 1.9, "float64": 1.8},
+    derivative=_hard_swish_slope,
 )
 def hard_swish(x):
     """Piecewise quadratic silu, x * hard_sigmoid(x).
@@ -770,12 +910,29 @@ def hard_swish(x):
     return y * ((T(6) if y > T(3) else y + T(3)) / T(6))
 
 
+def _mish_slope(x):
+    """Return ``e p / d**2`` with ``e = exp(-|x|)``.
+
+    With ``w = e**x`` the derivative is ``w ((w + 2) d + 4 x (1 + w)) / d**2`` for ``d = 2 + 2 w + w**2``, on the left
+    as it is, on the right divided by powers of w.  Infinity times zero is kept out.
+    """
+    T = type(x)
+    y = T(-1000) if x < T(-1000) else (T(1000) if x > T(1000) else x)
+    e = exp(-abs(y))
+    bend = T(4) * y * fma(e, e, e)
+    d = fma(e, e + T(2), T(2)) if y < T(0) else fma(T(2) * e, e + T(1), T(1))
+    left = fma(e + T(2), d, T(4) * y * (T(1) + e)) / (d * d)
+    right = fma(fma(T(2), e, T(1)), d, bend * e) / (d * d)
+    return scaled_exp(left if y < T(0) else right, T(0) if y > T(0) else y)
+
+
 @activation(
     exact=lambda m, x: x * m.tanh(m.log1p(m.exp(x))),
     tex=r"x \tanh(\log(1 + e^x))",
     limits=(0.0, math.inf),
     lipschitz=1.0884981612511219,
     max_ulp={"float32": 2.3, "float64": 2},
+    derivative=_mish_slope,
 )
 def mish(x):
     """Mish, x * tanh(softplus(x)).
@@ -801,12 +958,21 @@ def mish(x):
     return x if x > T(100) or x == T(0) else fma(-base, taken, base)
 
 
+def _softmax_differential(y, dy):
+    mean = y[0] * dy[0]
+    for j in range(1, y.size):
+        mean += y[j] * dy[j]
+    for j in range(y.size):
+        dy[j] = y[j] * (dy[j] - mean)
+
+
 @activation(
     exact=lambda m, row: [m.exp(x) / sum(m.exp(y) for y in row) for x in row],
     tex=r"\frac{e^{x_j}}{\sum_p e^{x_p}}",
     lipschitz=0.5,
     max_ulp={"float32": 4, "float64": 4},
     rowwise=True,
+    derivative=_softmax_differential,
 )
 def softmax(row):
     """Softmax of a row, in place: positive, of sum 1.
@@ -826,12 +992,21 @@ def softmax(row):
         row[j] /= total
 
 
+def _log_softmax_differential(y, dy):
+    mean = exp(y[0]) * dy[0]
+    for j in range(1, y.size):
+        mean += exp(y[j]) * dy[j]
+    for j in range(y.size):
+        dy[j] -= mean
+
+
 @activation(
     exact=lambda m, row: [-m.log(sum(m.exp(y - x) for y in row)) for x in row],
     tex=r"x_j - \log \sum_p e^{x_p}",
     lipschitz=2.0,
     max_ulp={"float32": 8, "float64": 8},
     rowwise=True,
+    derivative=_log_softmax_differential,
 )
 def log_softmax(row):
     """Logarithm of softmax of a row, in place.
@@ -840,9 +1015,10 @@ def log_softmax(row):
     that takes nearly all the probability keeps its digits.  NaN and infinity as in softmax.
     """
     winner = 0
+    largest = row[0]
     for j in range(1, row.size):
-        winner = j if row[j] > row[winner] else winner
-    largest = row[winner]
+        winner = j if row[j] > largest else winner
+        largest = row[j] if row[j] > largest else largest
     others = largest - largest
     for j in range(row.size):
         row[j] -= largest

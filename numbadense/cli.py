@@ -280,9 +280,12 @@ def _tell(arguments: argparse.Namespace, result: Comparison, done: str | None) -
 
 def _warm(arguments: argparse.Namespace) -> None:
     from numbadense._engine import compile as compiler
+    from numbadense._engine import slopes
 
     with _notice() as notice:
-        done = compiler.warm(lambda name, seconds, from_cache: notice.update(f"compiling kernels ({name} is done) ..."))
+        done = compiler.warm(
+            lambda name, seconds, from_cache: notice.update(f"compiling kernels ({name} is done) ..."), slopes.jobs()
+        )
     if arguments.json:
         names = ("name", "seconds", "from_cache")
         print(json.dumps([dict(zip(names, each, strict=True)) for each in done], indent=2))

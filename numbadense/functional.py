@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numbadense import activations
-from numbadense._engine import run, validate
+from numbadense._engine import foreign, lazy, run, validate
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -63,7 +63,8 @@ def dense(
     -------
     ndarray, shape (..., n_out), float32 or float64
         `out`, if given.  The dtype is what NumPy promotes the operands to; integers count as float64, float16 and
-        bfloat16 (of ml_dtypes) as float32.
+        bfloat16 (of ml_dtypes) as float32.  A Dask array `x` gives a lazy one; an array of PyTorch, JAX or another
+        library that speaks DLPack gives one of that library, here and in the activations.
 
     Raises
     ------
@@ -102,14 +103,18 @@ def dense(
     array([[1, 0, 1]])
     """
     chosen = activations.get(activation)
-    xa, wa = validate.as_array("x", x), validate.weights(w)
+    wa = validate.weights(w)
     ba = validate.bias(b, wa)
+    if foreign.is_dask_array(x):
+        return lazy.dense(dense, x, wa, ba, chosen, out, threads)
+    xa = validate.as_array("x", x)
     if xa.ndim == 0 or xa.shape[-1] != wa.shape[0]:
         raise validate.features_error(xa, wa)
     dtype = validate.operands_dtype(xa, wa, ba)
     wa = validate.native(wa, dtype)
     ba = validate.zeros(wa.shape[1], dtype) if ba is None else validate.native(ba, dtype)
-    return run.dense(xa, wa, ba, chosen, out, threads)
+    result = run.dense(xa, wa, ba, chosen, out, threads)
+    return result if xa is x or out is not None else foreign.like(x, result)
 
 
 _functions: dict[activations.Activation, ActivationFunction] = {}

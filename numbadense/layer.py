@@ -162,3 +162,15 @@ def dtypes(holder: Dense | Sequential) -> str:
     """Return what a layer or a network computes in, and what its weights are kept in if that is another."""
     name = holder.dtype.name
     return name if holder.storage == name else f"{name} with {holder.storage} weights"
+
+
+def table(network: Sequential) -> str:
+    """Return the layers of a network as a table of text."""
+    name_width = 2 + max(12, *(len(layer.activation.name) for layer in network.layers))
+    lines = [f"{'layer':>5}  {'shape':<16}{'activation':<{name_width}}{'parameters':>12}"]
+    for index, layer in enumerate(network.layers):
+        shape = f"{layer.n_in} -> {layer.n_out}"
+        lines.append(f"{index:>5}  {shape:<16}{layer.activation.name:<{name_width}}{layer.parameters:>12,}")
+    total, size = (sum(getattr(layer, name) for layer in network.layers) for name in ("parameters", "nbytes"))
+    lines.append(f"total  {total:,} parameters, {size:,} bytes in {dtypes(network)}")
+    return "\n".join(lines)

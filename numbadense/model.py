@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from numbadense import vectors
+from numbadense.arrays import OverArrays
+from numbadense.derivatives import Differentiable
 from numbadense.errors import DeviceError, OptionError, ShapeError
-from numbadense.layer import Dense, dtypes
+from numbadense.layer import Dense, dtypes, table
 
 if TYPE_CHECKING:
     import os
@@ -28,7 +31,7 @@ BATCH_BYTES = 8_388_608  # of input and output that `predict` has in flight by d
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Sequential:
+class Sequential(OverArrays, Differentiable):
     """A network of dense layers, one after the other.
 
     Parameters
@@ -43,6 +46,8 @@ class Sequential:
     layers : tuple of Dense
     metadata : mapping of str to str
         Read-only.
+    feature_names : tuple of str, or None
+        What ``metadata["feature_names"]``, a JSON list, holds: the columns that a frame has to have.
 
     Raises
     ------
@@ -76,6 +81,10 @@ class Sequential:
 
         object.__setattr__(self, "layers", validate.chain(layers, Dense))
         object.__setattr__(self, "metadata", MappingProxyType(validate.notes(metadata)))
+
+    from_arrays = classmethod(vectors.from_arrays)
+    from_vector = classmethod(vectors.from_vector)
+    to_vector = vectors.to_vector
 
     @property
     def n_in(self) -> int:
@@ -133,7 +142,7 @@ class Sequential:
 
     @functools.cached_property
     def ctypes(self) -> Any:
-        """The network as a C function, ``int64 f(const T *x, T *out, int64 m)``: a :mod:`ctypes` function.
+        """The network as a C function, ``int64 f(const T *x, T *out, int64 m)``: a ``ctypes`` function.
 
         `x` has m rows of `n_in` numbers of the network's dtype, one after the other, and `out`, apart from it, m of
         `n_out`.  It returns 0, or 1 if there is no memory for the hidden activations of a wide network; up to 16 KiB
@@ -170,8 +179,8 @@ class Sequential:
         Returns
         -------
         scipy.LowLevelCallable
-            ``double (double, void *)``, for :func:`scipy.integrate.quad`, if the network has one feature, and else
-            ``double (int, double *, void *)``, for :func:`scipy.integrate.nquad`, which gives NaN for another number of
+            ``double (double, void *)``, for ``scipy.integrate.quad``, if the network has one feature, and else
+            ``double (int, double *, void *)``, for ``scipy.integrate.nquad``, which gives NaN for another number of
             them.  It keeps the network alive.
 
         Raises
@@ -184,10 +193,10 @@ class Sequential:
         Examples
         --------
         >>> import numbadense as nd
-        >>> from scipy.integrate import quad
+        >>> from scipy.integrate import quad  # doctest: +SKIP
         >>> net = nd.Sequential([nd.Dense([[1.0]], None, "sigmoid")])
-        >>> integral, error = quad(net.low_level_callable(), -1.0, 1.0)
-        >>> round(integral, 12)
+        >>> integral, error = quad(net.low_level_callable(), -1.0, 1.0)  # doctest: +SKIP
+        >>> round(integral, 12)  # doctest: +SKIP
         1.0
         """
         from numbadense._engine import pointers
@@ -200,16 +209,18 @@ class Sequential:
         Parameters
         ----------
         x : array_like, shape (..., n_in)
-            Examples in rows, of any real dtype; they are cast to the network's.
+            Examples in rows, of any real dtype; they are cast to the network's.  The columns of a pandas or polars
+            frame have to be the `feature_names`, in order, if the network has them.
         out : ndarray, shape (..., n_out), optional
             Where to write the result.  It may overlap `x`.
         threads : int, optional
-            The most threads to use; by default as many as pay for the amount of work.
+            The most threads to use; by default as many as pay for the amount of work, and one in a task of Dask.
 
         Returns
         -------
         ndarray, shape (..., n_out), of the network's dtype
-            `out`, if given.
+            `out`, if given.  A Dask array gives a lazy Dask array; an array of PyTorch, JAX or another library that
+            speaks DLPack gives one of that library, and may be `out`.
 
         Raises
         ------
@@ -257,9 +268,9 @@ class Sequential:
         ShapeError, DTypeError, OutputError, OptionError
             If an argument does not fit.
         """
-        from numbadense._engine import validate
+        from numbadense._engine import foreign, validate
 
-        rows = validate.as_array("x", x)
+        rows = validate.as_array("x", x, self)
         validate.compute_dtype("x", rows)
         if rows.ndim != 2:
             raise ShapeError(
@@ -286,7 +297,7 @@ class Sequential:
         for begin in starts:
             batch = slice(begin, begin + batch_size)
             self(rows[batch], out=result[batch], threads=threads)
-        return result if out is None else out
+        return foreign.like(x, result) if out is None else out
 
     def astype(self, dtype: DTypeLike) -> Sequential:
         """Return the network with its weights in another dtype, or itself if they have it already.
@@ -345,28 +356,37 @@ class Sequential:
         return Sequential(layers, self.metadata)
 
     def save(self, path: str | os.PathLike[str], *, examples: ArrayLike | None = None) -> None:
-        """Write the network to a safetensors file; an existing file is replaced only by a whole one.
+        """Write the network to a file; an existing one is replaced only by a whole one.
 
         Parameters
         ----------
         path : path_like
-            The file, with the suffix ``.safetensors``.
+            The file, with the suffix ``.safetensors``, or ``.onnx`` as :meth:`to_onnx` does.
         examples : array_like, shape (m, n_in), optional
-            Rows that the file keeps, with what the network gives for them.  :func:`numbadense.load` tries it with them,
-            and refuses a network that gives something else by more than rounding.
+            Rows to keep in a ``.safetensors`` file, with their results, for :func:`numbadense.load` to find again.
 
         Raises
         ------
-        ModelFormatError
-            If the suffix names no format that can be written.
-        OptionError
-            If the format has no place for examples.
-        OSError
-            If the file cannot be written.
+        ModelFormatError, OptionError, OSError
+            If the suffix names no format, or one that has no place for examples, or the file cannot be written.
         """
         from numbadense import io
 
         io.save(self, path, examples=examples)
+
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write the network as ONNX, of opset 13; :func:`numbadense.load` gives it back as it is.
+
+        It raises what :meth:`save` does; an activation of your own, or no onnx installed, is an error too.
+
+        Parameters
+        ----------
+        path : path_like
+            The file, with the suffix ``.onnx``.
+        """
+        from numbadense import io
+
+        io.save(self, path, suffix=".onnx")
 
     def to(self, device: str) -> DeviceSequential:
         """Return the network on a CUDA device, its weights uploaded once.
@@ -398,14 +418,7 @@ class Sequential:
         -------
         str
         """
-        name_width = 2 + max(12, *(len(layer.activation.name) for layer in self.layers))
-        lines = [f"{'layer':>5}  {'shape':<16}{'activation':<{name_width}}{'parameters':>12}"]
-        for index, layer in enumerate(self.layers):
-            shape = f"{layer.n_in} -> {layer.n_out}"
-            lines.append(f"{index:>5}  {shape:<16}{layer.activation.name:<{name_width}}{layer.parameters:>12,}")
-        total, size = (sum(getattr(layer, name) for layer in self.layers) for name in ("parameters", "nbytes"))
-        lines.append(f"total  {total:,} parameters, {size:,} bytes in {dtypes(self)}")
-        return "\n".join(lines)
+        return table(self)
 
     def explain(self, shape: int | tuple[int, ...] = 1, *, threads: int | None = None) -> str:
         """Say how a call would run: which kernel, tiles, blocks and threads, how much arithmetic and memory.

@@ -126,6 +126,69 @@ class Population:
                 )
                 break
 
+    @classmethod
+    def from_vectors(
+        cls,
+        vectors: ArrayLike,
+        layer_sizes: Sequence[int],
+        activations: Sequence[Any] | None = None,
+        *,
+        layout: str = "w, b",
+    ) -> Population:
+        """Return the population of flat vectors of parameters, such as an evolution strategy has.
+
+        Parameters
+        ----------
+        vectors : array_like, shape (n_networks, parameters)
+            A network in each row.
+        layer_sizes : sequence of int
+            The number of features, and of the outputs of each layer.
+        activations : list of str, Activation or function, optional
+            One for each layer, None for none; none by default.
+        layout : {"w, b", "b, w", "w", "w.T, b", "b, w.T", "w.T"}, optional
+            As for :meth:`numbadense.Sequential.from_vector`.
+
+        Returns
+        -------
+        Population
+
+        Raises
+        ------
+        ShapeError, DTypeError, ActivationError, OptionError
+            If an argument does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import numbadense as nd
+        >>> nd.Population.from_vectors(np.zeros((100, 354)), [8, 32, 2], ["tanh", None])
+        Population(100 x 8-32-2, tanh, identity, float64)
+        """
+        from numbadense import vectors as flat
+
+        return cls(*flat.split(vectors, layer_sizes, layout, networks=True), activations)
+
+    def to_vectors(self, *, layout: str = "w, b") -> NDArray[Any]:
+        """Return all weights and biases as a matrix, a network in each row.
+
+        Parameters
+        ----------
+        layout : {"w, b", "b, w", "w", "w.T, b", "b, w.T", "w.T"}, optional
+            As for :meth:`numbadense.Sequential.to_vector`.
+
+        Returns
+        -------
+        ndarray, shape (n_networks, parameters), of the networks' dtype
+
+        Raises
+        ------
+        OptionError
+            If there is no such layout, or it has no place for biases that the networks have.
+        """
+        from numbadense import vectors as flat
+
+        return flat.join(self.weights, self.biases, layout, self.dtype)
+
     def _build(self, weights: list[Any], biases: list[Any], activations: list[Any], dtype: np.dtype[Any]) -> None:
         from numbadense._engine import population as engine
 

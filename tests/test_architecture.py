@@ -11,7 +11,8 @@ ROOT = Path(numbadense.__file__).parent
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 COMPILERS = {"njit", "jit", "generated_jit", "vectorize", "guvectorize", "cfunc", "CFunc", "stencil", "jitclass"}
 MAY_COMPILE = {Path("_engine/compile.py"), Path("_engine/cuda/compile.py")}
-OPTIONAL = {"cupy", "dask", "h5py", "matplotlib", "onnx", "scipy", "skl2onnx", "sklearn", "skops", "torch"}
+OPTIONAL = {"cupy", "dask", "distributed", "h5py", "jax", "matplotlib", "onnx", "pandas", "polars", "scipy"}
+OPTIONAL |= {"skl2onnx", "sklearn", "skops", "torch", "xarray"}
 
 
 def compilers_used(source):

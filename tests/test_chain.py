@@ -93,7 +93,7 @@ def test_an_activation_after_another_has_a_layer_of_its_own():
         ([Linear("a", np.ones((3, 2))), Scale("bn", np.ones(3))], None, "bn is for (3,) features but gets 2"),
         ([Linear("a", np.ones((3, 2))), Scale("bn", np.ones((1, 2)))], None, "bn is for (1, 2) features but gets 2"),
         ([Linear("a", np.ones((3, 2))), Linear("b", np.ones((3, 2)))], None, "b takes 3 features but gets 2"),
-        ([Linear("a", np.ones((3, 2))), Activate("b", "no")], None, "b has an activation that cannot be had: no activ"),
+        ([Linear("a", np.ones((3, 2))), Activate("b", "no")], None, "b has an activation that cannot be had"),
         ([Activate("act", "relu")], 10**9, "act has no dense layer to go into, and 1000000000 features"),
     ],
 )  # fmt: skip
@@ -101,6 +101,13 @@ def test_steps_that_do_not_fit_are_refused_by_their_origin(steps, n_in, text):
     with pytest.raises(ModelFormatError) as caught:
         build(steps, n_in=n_in)
     assert text in str(caught.value)
+
+
+def test_a_few_bytes_do_not_ask_for_many_wide_matrices():
+    with pytest.raises(
+        ModelFormatError, match=r"act 4 has no dense layer to go into, and 4096 features: .* be number 5"
+    ):
+        build([Activate(f"act {i}", "relu") for i in range(1000)], n_in=4096)
 
 
 def test_steps_say_where_they_come_from():

@@ -273,7 +273,7 @@ def test_an_array_on_a_device_is_sent_to_the_device_functions():
         __cuda_array_interface__ = None
 
     with pytest.raises(
-        nd.DTypeError, match=r"^x is on a CUDA device; call the function of the same name in numbadense\.cuda\.$"
+        nd.DTypeError, match=r"^x is on a CUDA device; call net\.to\('cuda'\) or the function of the same name in numba"
     ):
         nd.sigmoid(OnDevice())
 

@@ -122,7 +122,7 @@ def test_trailing_bytes_are_refused(path):
 @pytest.mark.parametrize(
     "change,text",
     [
-        (lambda h: h.pop("__metadata__") and None, "holds tensors but no description of a network; build it with"),
+        (lambda h: h.pop("__metadata__") and None, r"has 2 dense layers \(layers\.0, layers\.1\) and does not"),
         (describe('{"version": 2}'), "has format version 2 but this release reads 1; upgrade numbadense"),
         (describe("{"), "has a description that cannot be read"),
         (describe("[1]"), "has a description that cannot be read"),
@@ -161,7 +161,7 @@ def test_other_suffixes_are_refused(tmp_path):
     text = r"net\.npz has the suffix '\.npz' but networks are kept as .*\.safetensors.*; convert it\.$"
     with pytest.raises(nd.ModelFormatError, match=text):
         nd.load(tmp_path / "net.npz")
-    text = r"net\.npz has the suffix '\.npz' but networks are written as \.safetensors; name it so\.$"
+    text = r"net\.npz has the suffix '\.npz' but networks are written as .*\.safetensors; name it so\.$"
     with pytest.raises(nd.ModelFormatError, match=text):
         network().save(tmp_path / "net.npz")
     assert list(tmp_path.iterdir()) == []

@@ -141,7 +141,7 @@ def test_wide_networks_take_scratch(dtype):
 
 def test_what_does_not_fit_is_one_sentence():
     net = network(np.float64)
-    x, out, small = np.ones((4, 6)), np.empty((4, 3)), net.jit.scratch(1)[:-1]
+    x, out, small = np.ones((4, 6)), np.zeros((4, 3)), net.jit.scratch(1)[:-1]
     row = "^" + re.escape(handle.ROW_SHAPE)
     block = "^" + re.escape(handle.BLOCK_SHAPE)
     for run in (together, net.jit.__class__.__call__):
@@ -152,9 +152,9 @@ def test_what_does_not_fit_is_one_sentence():
             with pytest.raises(nd.ShapeError, match=row):
                 run(net.jit, *bad)
         with pytest.raises(nd.OutputError, match="^" + re.escape(handle.OUT_ROWS)):
-            run(net.jit, x, np.empty((4, 6))[:, ::2])
+            run(net.jit, x, np.zeros((4, 6))[:, ::2])
         with pytest.raises(nd.OutputError, match="^" + re.escape(handle.OUT_ROWS)):
-            run(net.jit, x[0], np.empty(6)[::2])
+            run(net.jit, x[0], np.zeros(6)[::2])
     wide = nd.Sequential([nd.Dense(np.ones((6, 1025))), nd.Dense(np.ones((1025, 3)))])
     for run in (together, wide.jit.__class__.__call__):
         for a, b in ((x, out), (x[0], out[0])):
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_one_sentence():
     for rows in (0, True, 1.5):
         with pytest.raises(nd.OptionError, match=r"^rows is .* but must be a positive integer"):
             net.jit.scratch(rows)
-    for bad in ((x.astype("f4"), out), (x, out.astype("f4")), (x, out, small.astype("f4")), ([1.0], out)):
+    for bad in ((x.astype("f4"), out), (x, out.astype("f4")), (x, out, np.zeros(small.size, "f4")), ([1.0], out)):
         with pytest.raises(nd.DTypeError, match="but must be an array of float64"):
             net.jit(*bad)
 

@@ -22,7 +22,8 @@ TREE = Path(__file__).parents[1]
 REFERENCE = TREE / "docs" / "api"
 README = TREE / "README.md"
 CI = TREE / ".ci" / "run"
-LAZY = ("cupy", "h5py", "matplotlib", "numba.cuda", "numba_cuda", "onnx", "rich", "scipy", "sklearn", "torch")
+LAZY = ("cupy", "dask", "h5py", "matplotlib", "numba.cuda", "numba_cuda", "onnx", "pandas", "polars", "rich", "scipy")
+LAZY += ("sklearn", "torch", "xarray")
 BUILT_IN = [name for name, entry in REGISTRY.items() if entry.function.__module__ == "numbadense.activations"]
 
 
@@ -129,7 +130,7 @@ def test_the_console_script_is_installed():
     assert callable(script.load())
 
 
-@pytest.mark.parametrize("extra", ["cuda12", "cuda13", "plot"])
+@pytest.mark.parametrize("extra", ["cuda12", "cuda13", "dask", "plot"])
 def test_an_extra_is_offered(extra):
     assert extra in importlib.metadata.metadata("numbadense").get_all("Provides-Extra")
 
@@ -160,12 +161,12 @@ def test_the_first_snippet_of_the_readme_gives_the_lessons_answer():
 def test_the_readme_shows_both_commands_on_its_first_screen():
     screen = README.read_text(encoding="utf-8").splitlines()[:40]
     assert "python -m pip install . && numbadense demo" in screen
-    assert "python -m pip install tox && tox run" in screen
+    assert "python -m pip install tox && tox run-parallel -p auto" in screen
 
 
 @pytest.mark.skipif(not CI.is_file(), reason="the repository is not around the tests")
 def test_ci_runs_the_command_of_the_readme():
-    assert "\npython -m pip install tox && tox run\n" in CI.read_text(encoding="utf-8")
+    assert "\npython -m pip install tox && tox run-parallel -p auto\n" in CI.read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not README.is_file(), reason="the source tree is not beside the tests")

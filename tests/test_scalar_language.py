@@ -13,6 +13,7 @@ from numbadense.activations import REGISTRY, get
 def test_built_in_activations_keep_to_the_scalar_language(name):
     entry = REGISTRY[name]
     assert violations(entry.function, entry.rowwise) == []
+    assert violations(entry.derivative, entry.rowwise) == []
 
 
 @pytest.mark.parametrize(

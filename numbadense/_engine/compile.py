@@ -316,8 +316,12 @@ def _pass(activation, dtype):
     if staged is not None:
         exp, log1p = (inline(words()[word].py_func, "staged") for word in ("exp", "log1p"))
         return staged(jit, inline, TABLE[machine.host().isa].lanes(dtype.itemsize), exp, log1p)
-    make = passes.make_rowwise if activation.rowwise else passes.make_elementwise
-    return make(lambda loop: jit(loop, _identity(activation)), scalar(activation))
+    identity, function = _identity(activation), scalar(activation)
+    if activation.rowwise:
+        return passes.make_rowwise(lambda loop: jit(loop, identity), function)
+    halved = TABLE[machine.host().isa].vector_bytes == passes.LINE  # vectors narrower than a line stay as they are
+    short = passes.SHORT // dtype.itemsize if halved else 0
+    return passes.make_elementwise(lambda loop: jit(loop, identity, short), function, short)
 
 
 @_once
@@ -380,11 +384,11 @@ def light(activation) -> bool:
     return not (activation.rowwise or calls or function.__closure__)
 
 
-def warm(progress=None) -> list[tuple[str, float, bool]]:
+def warm(progress=None, further=()) -> list[tuple[str, float, bool]]:
     """Compile all kernels and every registered activation, in both dtypes, and the kernels for weights at half size.
 
-    Returns, and reports to `progress` as each is done, what it is, the seconds it took and whether it was there
-    already, in the disk cache or in this process.
+    `further` are more jobs, each a name and a function.  Returns, and reports to `progress` as each is done, what it
+    is, the seconds it took and whether it was there already, in the disk cache or in this process.
     """
     jobs = [("direct activation", direct_activation), ("sort", sort)]
     kept = [("float32", half.FULL), ("float64", half.FULL), *(("float32", form) for form in half.FORMS.values())]
@@ -409,7 +413,7 @@ def warm(progress=None) -> list[tuple[str, float, bool]]:
         for activation in activations.REGISTRY.values():
             jobs.append((f"{activation.name} {dtype}", functools.partial(activation_pass, activation, dtype)))
     done = []
-    for name, job in jobs:
+    for name, job in (*jobs, *further):
         before = cache.misses
         begin = time.perf_counter()
         job()

@@ -31,11 +31,12 @@ from numba.extending import (
     unbox,
 )
 
-from numbadense._engine import cache
+from numbadense._engine import cache, slopes
 from numbadense._engine import compile as compiler
-from numbadense._engine.cpu.forward import BLOCK, FEATURES, OUTPUTS, ROW_KERNEL, WIDTH, WORD
+from numbadense._engine.cpu import differential
+from numbadense._engine.cpu.forward import BLOCK, FEATURES, JACOBIAN, OUTPUTS, ROW_KERNEL, TANGENTS, WIDTH, WORD
 from numbadense._engine.cpu.inside import STACK
-from numbadense._engine.cpu.primitives import call_kernel, matrix, word
+from numbadense._engine.cpu.primitives import call_kernel, matrix, transposed, word
 from numbadense._engine.cpu.tile import I64, View, make_view
 from numbadense._engine.cpu.vectors import on_stack
 from numbadense.errors import OptionError, OutputError, ShapeError
@@ -47,6 +48,13 @@ STRIDES = "x or out has strides that are no multiple of an element's size: pass 
 OUT_ROWS = "out must have contiguous rows."
 NO_ROOM = f"hidden layers need more than {STACK} bytes of the stack: pass scratch, from f.scratch() in Python."
 SMALL = "scratch is too small for this network: take it from f.scratch() in Python."
+DERIVATIVES = "the network's derivatives are not built: pass f.differentiable(), which builds them."
+NO_DERIVED_ROOM = (
+    f"derivatives of this network need more than {STACK} bytes of scratch: pass scratch, from "
+    "f.scratch(derivatives=True) in Python."
+)
+TANGENT_SHAPE = "v must have the shape of x, and dout that of out."
+JACOBIAN_SHAPE = "jac must be (n_out, n_in) for a row x, and (m, n_out, n_in) for a block of rows."
 GLOBAL = (
     "a network is a global or closure variable of a compiled function, which would keep addresses of this process: "
     "pass net.jit as an argument instead."
@@ -167,9 +175,13 @@ def absent(kind) -> bool:
     return kind is None or isinstance(kind, (types.NoneType, types.Omitted))
 
 
-def check(network, x, out, scratch) -> None:
-    """Raise numba's error for arguments of the wrong type: one sentence."""
+def check(network, x, out, scratch, *others) -> None:
+    """Raise numba's error for arguments of the wrong type: one sentence.
+
+    `others` are more arrays: the name of each, itself, and how many axes more than x it has.
+    """
     arrays = [("x", x, (1, 2)), ("out", out, (1, 2))] + ([] if absent(scratch) else [("scratch", scratch, (1,))])
+    arrays += [(name, array, (1 + more, 2 + more)) for name, array, more in others]
     for name, array, axes in arrays:
         if not isinstance(array, types.Array) or array.ndim not in axes:
             raise errors.TypingError(f"{name} is {array} but must be an array of {' or '.join(map(str, axes))} axes.")
@@ -177,10 +189,13 @@ def check(network, x, out, scratch) -> None:
             raise errors.TypingError(f"{name} is of {array.dtype} but the network computes in {network.dtype}.")
         if not array.aligned:
             raise errors.TypingError(f"{name} is not aligned in memory; pass a copy.")
-        if name != "x" and not array.mutable:
+        if name not in ("x", "v") and not array.mutable:
             raise errors.TypingError(f"{name} is read-only.")
         if name == "scratch" and array.layout != "C":
             raise errors.TypingError("scratch is not contiguous.")
+    for name, array, more in others:
+        if array.ndim != x.ndim + more:
+            raise errors.TypingError(f"x has {x.ndim} axes and {name} {array.ndim}, but {x.ndim + more} are needed.")
     if x.ndim != out.ndim:
         raise errors.TypingError(f"x has {x.ndim} axes but out has {out.ndim}.")
 
@@ -245,6 +260,91 @@ def _call(network, x, out, scratch=None):
         if 2 * word(code, WIDTH) > size:
             raise OptionError(no_room)
         through(code, matrix(x), m, matrix(out), hidden(x, scratch, elements), size)
+
+    return one_row if x.ndim == 1 else block
+
+
+@overload_method(NetworkType, "jvp")
+def _jvp(network, x, v, out, dout, scratch=None):
+    check(network, x, out, scratch, ("v", v, 0), ("dout", dout, 0))
+    itemsize = network.dtype.bitwidth // 8
+    elements = STACK // itemsize
+    inside = slopes.inside()
+
+    def one_row(network, x, v, out, dout, scratch=None):
+        code, of = code_of(network), word(code_of(network), TANGENTS)
+        if x.size != word(code, FEATURES) or out.size != word(code, OUTPUTS):
+            raise ShapeError(ROW_SHAPE)
+        if v.size != x.size or dout.size != out.size:
+            raise ShapeError(TANGENT_SHAPE)
+        if (x.strides[0] | v.strides[0] | out.strides[0] | dout.strides[0]) & (itemsize - 1) != 0:
+            raise ShapeError(STRIDES)
+        if of == 0:
+            raise OptionError(DERIVATIVES)
+        own, size = hidden(x, scratch, elements), room(scratch, elements)
+        if not inside(of, row(x), 1, row(v), 1, row(out), row(dout), 0, own, size, 0):
+            raise OptionError(NO_DERIVED_ROOM)
+
+    def block(network, x, v, out, dout, scratch=None):
+        code, of, m = code_of(network), word(code_of(network), TANGENTS), x.shape[0]
+        if x.shape[1] != word(code, FEATURES) or out.shape[1] != word(code, OUTPUTS) or out.shape[0] != m:
+            raise ShapeError(BLOCK_SHAPE)
+        if v.shape != x.shape or dout.shape != out.shape:
+            raise ShapeError(TANGENT_SHAPE)
+        strides = x.strides[0] | x.strides[1] | v.strides[0] | v.strides[1] | out.strides[0] | out.strides[1]
+        if (strides | dout.strides[0] | dout.strides[1]) & (itemsize - 1) != 0:
+            raise ShapeError(STRIDES)
+        if of == 0:
+            raise OptionError(DERIVATIVES)
+        own, size, step = hidden(x, scratch, elements), room(scratch, elements), dout.strides[0] // itemsize
+        if not inside(of, matrix(x), m, matrix(v), 1, matrix(out), matrix(dout), step, own, size, 0):
+            raise OptionError(NO_DERIVED_ROOM)
+
+    return one_row if x.ndim == 1 else block
+
+
+@overload_method(NetworkType, "jacobian")
+def _jacobian(network, x, out, jac, scratch=None):
+    check(network, x, out, scratch, ("jac", jac, 1))
+    itemsize = network.dtype.bitwidth // 8
+    elements = STACK // itemsize
+    inside = slopes.inside()
+
+    def one_row(network, x, out, jac, scratch=None):
+        code, of = code_of(network), word(code_of(network), JACOBIAN)
+        if x.size != word(code, FEATURES) or out.size != word(code, OUTPUTS):
+            raise ShapeError(ROW_SHAPE)
+        if jac.shape != (out.size, x.size):
+            raise ShapeError(JACOBIAN_SHAPE)
+        if (x.strides[0] | out.strides[0] | jac.strides[0] | jac.strides[1]) & (itemsize - 1) != 0:
+            raise ShapeError(STRIDES)
+        if of == 0:
+            raise OptionError(DERIVATIVES)
+        own, size, each, goal = hidden(x, scratch, elements), room(scratch, elements), out.size, matrix(jac)
+        if word(of, differential.BACKWARD) == 0:
+            each, goal = x.size, transposed(goal)
+        if not inside(of, row(x), 1, row(x), each, row(out), goal, 0, own, size, 1):
+            raise OptionError(NO_DERIVED_ROOM)
+
+    def block(network, x, out, jac, scratch=None):
+        code, of, m = code_of(network), word(code_of(network), JACOBIAN), x.shape[0]
+        if x.shape[1] != word(code, FEATURES) or out.shape[1] != word(code, OUTPUTS) or out.shape[0] != m:
+            raise ShapeError(BLOCK_SHAPE)
+        if jac.shape != (m, out.shape[1], x.shape[1]):
+            raise ShapeError(JACOBIAN_SHAPE)
+        strides = x.strides[0] | x.strides[1] | out.strides[0] | out.strides[1]
+        if (strides | jac.strides[0] | jac.strides[1] | jac.strides[2]) & (itemsize - 1) != 0:
+            raise ShapeError(STRIDES)
+        if of == 0:
+            raise OptionError(DERIVATIVES)
+        if m == 0:
+            return
+        own, size, each, goal = hidden(x, scratch, elements), room(scratch, elements), out.shape[1], matrix(jac[0])
+        if word(of, differential.BACKWARD) == 0:
+            each, goal = x.shape[1], transposed(goal)
+        step = jac.strides[0] // itemsize
+        if not inside(of, matrix(x), m, matrix(x), each, matrix(out), goal, step, own, size, 1):
+            raise OptionError(NO_DERIVED_ROOM)
 
     return one_row if x.ndim == 1 else block
 

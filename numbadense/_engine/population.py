@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from numbadense._engine import compile as compiler
-from numbadense._engine import half, machine, validate
+from numbadense._engine import foreign, half, machine, validate
 from numbadense._engine import plan as planner
 from numbadense._engine import program as build_program
 from numbadense._engine import threads as threading
@@ -167,7 +167,7 @@ def each(packed: Packed, x, out, threads: int | None, owner) -> np.ndarray:
             flat_x, flat_y = x.reshape(rows, n_in), out.reshape(rows, n_out)
             _run(packed, todo, flat_x, flat_y, shape[1], False, (NONE, NONE, NONE), threads)
             return out
-    x = _rows(x, packed)
+    given, x = x, _rows(x, packed)
     shared = validate.shared(x, owner)
     m = x.shape[-2]
 
@@ -176,25 +176,27 @@ def each(packed: Packed, x, out, threads: int | None, owner) -> np.ndarray:
         if len(y):
             _run(packed, todo, x, y, m, shared, (NONE, NONE, NONE), threads)
 
-    return _call(packed, run, (x,), (count, m, n_out), out, owner)
+    result = _call(packed, run, (x,), (count, m, n_out), out, owner)
+    return result if given is x or out is not None else foreign.like(given, result)
 
 
 def routed(packed: Packed, x, which, out, threads: int | None, owner) -> np.ndarray:
     """Run row i of x, ``(m, n_in)``, through network ``which[i]``."""
-    x = _rows(x, packed)
-    given = validate.as_array("which", which)
-    ids = validate.network_ids(given, x, owner)
+    given, x = x, _rows(x, packed)
+    named = validate.as_array("which", which)
+    ids = validate.network_ids(named, x, owner)
     ends, order = np.empty(packed.count + 1, np.int64), np.empty(len(ids), np.int64)
     wrong = compiler.sort()(ids, ends, order)
     if wrong >= 0:
-        raise validate.network_error(f"which[{wrong}]", int(given[wrong]), packed.count)
+        raise validate.network_error(f"which[{wrong}]", int(named[wrong]), packed.count)
 
     def run(x: np.ndarray, y: np.ndarray) -> None:
         todo = _remembered(packed, len(ids), True, threads)
         if len(y):
             _run(packed, todo, x, y, 0, False, (ids, order, ends), threads)
 
-    return _call(packed, run, (x, ids), (len(ids), packed.n_out), out, owner)
+    result = _call(packed, run, (x, ids), (len(ids), packed.n_out), out, owner)
+    return result if given is x or out is not None else foreign.like(given, result)
 
 
 def _rows(x, packed: Packed) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from numbadense._engine import compile as compiler
-from numbadense._engine import machine, validate
+from numbadense._engine import foreign, lazy, machine, validate
 from numbadense._engine import plan as planner
 from numbadense._engine import program as build
 from numbadense._engine import threads as threading
@@ -27,7 +27,12 @@ def plan(program: Program, m: int, threads: int | None) -> planner.Plan:
 
 
 def remembered(program: Program, m: int, threads: int | None) -> planner.Plan:
-    """Return the plan for `m` rows, kept for the next call like it once the threading layer is known."""
+    """Return the plan for `m` rows, kept for the next call like it once the threading layer is known.
+
+    In a task of Dask it is one for a single thread, for the other threads have tasks of their own.
+    """
+    if threads is None and threading.in_dask_task():
+        threads = 1
     if len(program.plans) >= PLANS_KEPT:
         program.plans.clear()
     found = plan(program, m, threads)
@@ -59,6 +64,16 @@ def bind(program: Program, owner):
             result = np.empty((*x.shape[:-1], n_out), dtype)
             if direct(address, x, result):
                 return result
+        if type(x) is np.ndarray and (out is None or type(out) is np.ndarray):
+            return _call(kind, rows, x, out, threads, owner, ())
+        if foreign.is_dask_array(x):
+            return lazy.network(owner, x, out, threads)
+        if foreign.shares(x) or foreign.shares(out):  # again, with arrays of their memory, which may go the short way
+            source, target = validate.as_array("x", x, owner), foreign.target(out)
+            if threads is None and target is not None and direct(address, source, target):
+                return out
+            result = call(source, out if target is None else target, threads)
+            return foreign.like(x, result) if out is None else out
         return _call(kind, rows, x, out, threads, owner, ())
 
     return call
@@ -90,14 +105,14 @@ def _launch(todo: planner.Plan, program: Program, x, y, scratch) -> None:
     compiler.forward(dtype, False)(*arguments, 1)
 
 
-def _call(kind, rows, x, out, threads, owner, operands) -> np.ndarray:
-    """Check `x` and `out`, run `rows` and return the result: `out`, or a new array of x's leading shape.
+def _call(kind, rows, x, out, threads, owner, operands):
+    """Check `x` and `out`, run `rows` and return the result: `out`, or a new array of x's kind and leading shape.
 
     `kind` is the dtype, the features in and the features out; `owner` is what x must fit; `operands` are the other
     arrays that `out` may overlap.
     """
     dtype, n_in, n_out = kind
-    x = validate.as_array("x", x)
+    given, x = x, validate.as_array("x", x, owner)
     if x.dtype is not dtype:
         validate.compute_dtype("x", x)
     x2 = validate.matrix(x, n_in, dtype, owner)
@@ -105,7 +120,7 @@ def _call(kind, rows, x, out, threads, owner, operands) -> np.ndarray:
     if out is None:
         result = np.empty(shape, dtype)
         rows(x2, result if x.ndim == 2 else result.reshape(x2.shape[0], n_out), threads)
-        return result
+        return result if given is x else foreign.like(given, result)
     target = validate.check_output(out, shape, dtype)
     y = validate.direct_output(target, dtype, (x, *operands))
     if y is not None:
@@ -154,9 +169,12 @@ def bind_activation(activation):
             result = np.empty(x.shape, x.dtype)
             if direct_call(address, x, result):
                 return result
+        if foreign.is_dask_array(x):
+            return lazy.activation(_activate, activation, x, out, threads)
         result = _activate(activation, x, out, threads)
+        kept = getattr(result, "dtype", None)
         for dtype, index in zip(COMPUTED, passes, strict=True):
-            if result.dtype is dtype and code[index] == 0:
+            if kept is dtype and code[index] == 0:
                 code[index] = compiler.activation_pass(activation, dtype)
         return result
 
@@ -164,14 +182,13 @@ def bind_activation(activation):
     return direct_call, address, call
 
 
-def _activate(activation, x, out, threads: int | None):
+def _activate(activation, x, out=None, threads: int | None = None):
+    """Return the activation over `x`: `out`, or a new array."""
     given = x
     x = validate.floats("x", x)
     dtype = x.dtype
     if activation.rowwise and x.ndim == 0:
-        raise validate.ShapeError(
-            f"x is a single number but {activation.name} works on the last axis: x.shape=(); pass an array of rows."
-        )
+        raise validate.single_number_error(activation)
     target = None if out is None else validate.check_output(out, x.shape, dtype)
     direct = target is not None and target.dtype is dtype and target.flags.carray
     if direct and target is not x:
@@ -180,7 +197,8 @@ def _activate(activation, x, out, threads: int | None):
     if x.size:
         _apply(activation, x, y, threads)
     if out is None:
-        return y if x.ndim or isinstance(given, np.ndarray) else y[()]
+        result = foreign.like(given, y)
+        return y[()] if result is y and not y.ndim and not isinstance(given, np.ndarray) else result
     if not direct:
         validate.deliver(y, target)
     return out

@@ -6,6 +6,7 @@
 """
 
 import os
+import sys
 import threading
 
 import numba
@@ -54,14 +55,22 @@ def layer() -> str:
     return _layer or "none"
 
 
+def checked(threads: int) -> int:
+    """Return a number of threads if it is one."""
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise OptionError(f"threads is {threads!r} but must be a positive integer, or None to let the plan choose.")
+    return threads
+
+
 def limit(threads: int | None = None) -> int:
     """Return the most threads that a call may use: `threads`, ``NUMBADENSE_THREADS`` and numba's own setting.
 
-    1 in a child that was forked after the pool started, and under ``NUMBA_DISABLE_JIT``.
+    1 in a child that was forked after the pool started, under ``NUMBA_DISABLE_JIT``, and, unless `threads` says
+    otherwise, in a task of Dask, whose workers run a task on each core already.
     """
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise OptionError(f"threads is {threads!r} but must be a positive integer, or None to let the plan choose.")
-    if _forked or numba.config.DISABLE_JIT:
+    if threads is not None:
+        checked(threads)
+    if _forked or numba.config.DISABLE_JIT or (threads is None and in_dask_task()):
         return 1
     most = numba.config.NUMBA_NUM_THREADS if _layer is None else numba.get_num_threads()
     if own := os.environ.get("NUMBADENSE_THREADS"):
@@ -69,6 +78,18 @@ def limit(threads: int | None = None) -> int:
             raise OptionError(f"NUMBADENSE_THREADS is {own!r} but must be a positive integer; unset it to use all.")
         most = min(most, int(own))
     return most if threads is None else min(most, threads)
+
+
+def in_dask_task() -> bool:
+    """Say whether this thread is running a task of a distributed Dask worker."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return False
+    try:
+        distributed.get_worker()
+    except ValueError:
+        return False
+    return True
 
 
 def launch(kernel, *args) -> bool:

@@ -5,12 +5,13 @@ What leaves this module is what kernels expect: native byte order, aligned, floa
 
 import functools
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from numbadense._engine import half
+from numbadense._engine import foreign, half
 from numbadense.errors import DTypeError, NetworkIndexError, OptionError, OutputError, ShapeError
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -73,8 +74,11 @@ def zeros(n: int, dtype: np.dtype) -> np.ndarray:
     return array
 
 
-def as_array(name: str, value) -> np.ndarray:
-    """Return `value` as an array, refusing what would lose something on the way."""
+def as_array(name: str, value, owner=None) -> np.ndarray:
+    """Return `value` as an array, refusing what would lose something on the way.
+
+    `owner` is the network that it goes through, whose features the columns of a frame have to be.
+    """
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
@@ -82,8 +86,10 @@ def as_array(name: str, value) -> np.ndarray:
             f"{name} is a masked array, whose mask a dense layer would ignore; pass {name}.filled(value), "
             "or its rows without missing values."
         )
+    if (array := foreign.array(name, value, owner)) is not None:
+        return array
     if hasattr(value, "__cuda_array_interface__"):
-        raise DTypeError(f"{name} is on a CUDA device; call the function of the same name in numbadense.cuda.")
+        raise foreign.on_a_device(name)
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -120,6 +126,13 @@ def features_error(x: np.ndarray, owner) -> ShapeError:
     )
 
 
+def single_number_error(activation) -> ShapeError:
+    """Return the error for a single number that goes to a row-wise activation."""
+    return ShapeError(
+        f"x is a single number but {activation.name} works on the last axis: x.shape=(); pass an array of rows."
+    )
+
+
 def matrix(x: np.ndarray, n_in: int, dtype: np.dtype, owner) -> np.ndarray:
     """Return `x`, ``(..., n_in)``, as a native 2-D array of rows; `owner` is what it has to fit."""
     if x.ndim == 0 or x.shape[-1] != n_in:
@@ -130,6 +143,45 @@ def matrix(x: np.ndarray, n_in: int, dtype: np.dtype, owner) -> np.ndarray:
     if x.strides[0] % dtype.itemsize or x.strides[1] % dtype.itemsize:
         x = np.ascontiguousarray(x)
     return x
+
+
+def tangents(v, x: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, int]:
+    """Return `v`, one tangent of each row of x, or several on an axis of their own, as rows, and how many each has."""
+    v = as_array("v", v)
+    compute_dtype("v", v)
+    n_in = x.shape[-1]
+    several = v.ndim == x.ndim + 1 and (*v.shape[:-2], v.shape[-1]) == x.shape
+    if v.shape != x.shape and not several:
+        wanted = (*x.shape[:-1], "t", n_in)
+        raise ShapeError(
+            f"v has shape {v.shape} but x has shape {x.shape}: v is one tangent for each row of x, of the same shape, "
+            f"or t for each, of shape ({', '.join(map(str, wanted))}); one for all is np.broadcast_to(v, x.shape)."
+        )
+    rows = native(v, dtype).reshape(math.prod(v.shape[:-1]), n_in)
+    if rows.strides[0] % dtype.itemsize or rows.strides[1] % dtype.itemsize:
+        rows = np.ascontiguousarray(rows)
+    return rows, v.shape[-2] if several else 1
+
+
+def output_pair(out) -> tuple:
+    """Return `out`, None or a pair of outputs, as a pair."""
+    if out is None:
+        return None, None
+    if not isinstance(out, tuple | list) or len(out) != 2:
+        raise OutputError(
+            f"out is a {type(out).__name__} but jvp has two results; pass out=(y, dy), either of them None to make it."
+        )
+    return tuple(out)
+
+
+def strided_output(out: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, others: tuple) -> np.ndarray | None:
+    """Return `out` in `shape` if a kernel may write its elements where they lie, or None if it needs a temporary."""
+    if out.dtype is not dtype or not out.flags.aligned or any(stride % dtype.itemsize for stride in out.strides):
+        return None
+    if any(np.may_share_memory(out, other) for other in others):
+        return None
+    view = out.reshape(shape)
+    return view if view.base is not None and np.may_share_memory(view, out) else None
 
 
 def weights(w) -> np.ndarray:
@@ -157,9 +209,10 @@ def bias(b, w: np.ndarray) -> np.ndarray | None:
 
 def check_output(out, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return `out`, as a plain array, if it can take a result of `shape` and `dtype`; other floats may, as in NumPy."""
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+    given, out = out, foreign.target(out)
+    if out is None or isinstance(out, np.ma.MaskedArray):
         raise OutputError(
-            f"out is a {type(out).__name__} but must be a NumPy array of shape {shape} and dtype {dtype}."
+            f"out is a {type(given).__name__} but must be a NumPy array of shape {shape} and dtype {dtype}."
         )
     if out.shape != shape:
         raise OutputError(
@@ -264,6 +317,22 @@ def frozen(array: np.ndarray) -> np.ndarray:
     return array
 
 
+def feature_names(metadata: Mapping[str, str], n_in: int) -> tuple[str, ...] | None:
+    """Return the names of the features that the metadata of a network give, or None."""
+    if "feature_names" not in metadata:
+        return None
+    try:
+        names = json.loads(metadata["feature_names"])
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) != n_in:
+        raise OptionError(
+            f"metadata['feature_names'] is {metadata['feature_names'][:80]!r} but must be a JSON list of "
+            f"{n_in} names, one for each feature; pass {{'feature_names': json.dumps(names)}}."
+        )
+    return tuple(names)
+
+
 def rows_of(shape, n_in: int) -> int:
     """Return how many rows of `n_in` features an x of `shape` has; a plain number is that of the rows."""
     sizes = (shape, n_in) if isinstance(shape, int | np.integer) else shape
@@ -278,9 +347,9 @@ def stacked(weights, biases) -> tuple[list[np.ndarray], list[np.ndarray | None],
     """Return the weights and biases of a population by layer, each with a leading axis of networks, and its dtype."""
     w = [
         as_array(f"weights[{i}]", part)
-        for i, part in enumerate(_by_layer("weights", weights, "(networks, n_in, n_out)"))
+        for i, part in enumerate(by_layer("weights", weights, "(networks, n_in, n_out)"))
     ]
-    b = [None] * len(w) if biases is None else _by_layer("biases", biases, "(networks, n_out)")
+    b = [None] * len(w) if biases is None else by_layer("biases", biases, "(networks, n_out)")
     b = [None if part is None else as_array(f"biases[{i}]", part) for i, part in enumerate(b)]
     if not w:
         raise ShapeError("a population has 0 layers but needs 1 at least; pass weights=[w, ...], one for each layer.")
@@ -318,7 +387,7 @@ def stacked(weights, biases) -> tuple[list[np.ndarray], list[np.ndarray | None],
     return w, b, compute_dtype("a population", *(part for _, part in named))
 
 
-def _by_layer(name: str, parts, shape: str) -> list:
+def by_layer(name: str, parts, shape: str) -> list:
     if isinstance(parts, np.ndarray) or not isinstance(parts, Sequence):
         raise OptionError(
             f"{name} is a {type(parts).__name__} but must be a list with an array for each layer; "

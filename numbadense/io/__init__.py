@@ -23,6 +23,9 @@ __all__ = ["load", "save"]
 # Modules of this folder.  A reader is ``load(path, dtype, **options)`` for a file, and for an object that its
 # ``recognises(object)`` knows ``read(object, dtype, **options)``; `dtype` is a name or None; OPTIONS it takes.
 READERS = {
+    ".h5": "keras",
+    ".hdf5": "keras",
+    ".keras": "keras",
     ".onnx": "onnx",
     ".safetensors": "safetensors",
     ".skops": "skops",
@@ -32,8 +35,11 @@ WRITERS = {
     ".safetensors": "safetensors",
 }
 OBJECTS = (
+    "equinox",
     "onnx",
     "sklearn",
+    "torch",
+    "trees",
 )
 
 # Files that are programs: to read one is to run it.
@@ -41,7 +47,8 @@ PICKLES = {
     **dict.fromkeys(
         (".pt", ".pth", ".ckpt", ".bin"),
         "in Python with PyTorch: from safetensors.torch import save_file; "
-        'save_file(model.state_dict(), "net.safetensors"), and load that with activations=[...]',
+        'save_file(model.state_dict(), "net.safetensors"), and load that with '
+        "activations=[...], or pass an nn.Sequential itself to numbadense.load",
     ),
     **dict.fromkeys(
         (".pkl", ".pickle", ".joblib"),
@@ -65,9 +72,14 @@ def load(
     Parameters
     ----------
     source : path_like or object
-        A ``.safetensors`` file written by :meth:`numbadense.Sequential.save`, whose weights are memory-mapped.
+        A ``.safetensors`` file written by :meth:`numbadense.Sequential.save`, whose weights are memory-mapped; or one
+        of a `state_dict` of PyTorch, or other weights by name, with `activations`.
+        A ``.onnx`` file or an ``onnx.ModelProto``: a straight line of dense layers.
+        A ``.keras``, ``.h5`` or ``.hdf5`` file of Keras 2 or 3: a Sequential model, or a Functional one that is a line.
         A ``.skops`` file, or a fitted estimator of scikit-learn: `MLPClassifier`, `MLPRegressor`, or a pipeline of
         linear scalers and one of them.
+        An ``nn.Sequential`` of PyTorch, read as after ``eval()``; a module of Equinox; a mapping of weights by name, of
+        Flax, Haiku or PyTorch, with `activations`.
     activations : sequence of str, Activation or function, optional
         One for each dense layer, for sources that hold weights alone.
     dtype : dtype_like, optional
@@ -137,7 +149,7 @@ def _recogniser(source: Any) -> str:
             return name
     raise ModelFormatError(
         f"a {type(source).__module__}.{type(source).__name__} is not a network that can be read: pass a file "
-        f"({', '.join(READERS)})."
+        f"({', '.join(READERS)}), an nn.Sequential, or weights by name such as a state_dict or nnx.state(model)."
     )
 
 
@@ -145,7 +157,13 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def save(network: Sequential, path: str | os.PathLike[str], *, examples: ArrayLike | None = None) -> None:
+def save(
+    network: Sequential,
+    path: str | os.PathLike[str],
+    *,
+    examples: ArrayLike | None = None,
+    suffix: str | None = None,
+) -> None:
     """Write a network to a file; an existing file is replaced only by a whole one.
 
     Parameters
@@ -153,9 +171,11 @@ def save(network: Sequential, path: str | os.PathLike[str], *, examples: ArrayLi
     network : Sequential
         The network.
     path : path_like
-        The file, with the suffix ``.safetensors``.
+        The file, with the suffix ``.safetensors`` or ``.onnx``.
     examples : array_like, shape (m, n_in), optional
         Rows that the file keeps, with what the network gives for them; :func:`load` tries it with them.
+    suffix : str, optional
+        The only one to accept.
 
     Raises
     ------
@@ -167,12 +187,13 @@ def save(network: Sequential, path: str | os.PathLike[str], *, examples: ArrayLi
         If the file cannot be written.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in WRITERS:
+    given = path.suffix.lower()
+    formats = WRITERS if suffix is None else {suffix: WRITERS[suffix]}
+    if given not in formats:
         raise ModelFormatError(
-            f"{path} has the suffix {path.suffix!r} but networks are written as {', '.join(WRITERS)}; name it so."
+            f"{path} has the suffix {path.suffix!r} but networks are written as {', '.join(formats)}; name it so."
         )
-    writer = _module(WRITERS[suffix])
+    writer = _module(formats[given])
     if examples is None:
         writer.save(network, path)
     elif "examples" in writer.WRITE_OPTIONS:

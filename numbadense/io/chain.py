@@ -113,6 +113,7 @@ def build(
     steps = list(steps)
     layers: list[_Layer] = []
     ahead: list[Scale] = []  # what has to go into the next layer
+    made: list[int] = []  # widths of the identity matrices
     width = n_in
     given = [a.dtype for step in steps if isinstance(step, Linear) for a in (step.w, step.b) if a is not None]
     for step in steps:
@@ -126,12 +127,12 @@ def build(
             ahead.append(step)
         elif isinstance(step, Activate):
             if not layers or layers[-1].activation is not None or ahead:
-                layers.append(_folded(_identity(step, width), ahead))
+                layers.append(_folded(_identity(step, width, made), ahead))
                 ahead = []
             layers[-1].activation = _activation(step)
         width = layers[-1].w.shape[1] if layers else width
     if ahead or not layers:
-        layers.append(_folded(_identity(ahead[-1] if ahead else Step("the network"), width), ahead))
+        layers.append(_folded(_identity(ahead[-1] if ahead else Step("the network"), width, made), ahead))
     if dtype is None:
         dtype = np.result_type(np.float32, *given).name
     computed = np.dtype(dtype if dtype == "float64" else "float32")
@@ -185,15 +186,17 @@ def _features(step: Step, value: NDArray[Any] | float, n: int) -> NDArray[np.flo
 WIDEST_IDENTITY = 8192
 
 
-def _identity(step: Step, width: int | None) -> Linear:
+def _identity(step: Step, width: int | None, made: list[int]) -> Linear:
     if width is None:
         raise ModelFormatError(
             f"{step.origin} comes before any dense layer, and nothing says how many features there are."
         )
-    if width > WIDEST_IDENTITY:
+    made.append(width)
+    if sum(n * n for n in made) > WIDEST_IDENTITY**2:
         raise ModelFormatError(
             f"{step.origin} has no dense layer to go into, and {width} features: at most "
-            f"{WIDEST_IDENTITY} are passed on by a layer of their own."
+            f"{WIDEST_IDENTITY} are passed on by a layer of their own, fewer by several, and this would be number "
+            f"{len(made)}."
         )
     return Linear(step.origin, np.eye(width, dtype=np.float32))
 

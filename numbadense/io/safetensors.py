@@ -5,11 +5,14 @@ Tensors ``layers.<i>.w``, shape (n_in, n_out), of the dtype in which the weights
 ``{"version": 1, "layers": [{"activation": "relu"}, ...], "metadata": {...}}``.  One entry, for safetensors writes
 several in any order, and the same network should give the same bytes.  Tensors ``examples.x``, shape (m, n_in), and
 ``examples.y``, shape (m, n_out), are optional: what the network gave for some rows when it was saved.
+
+A file without that entry holds weights by name, such as a `state_dict` of PyTorch, and needs `activations`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +23,14 @@ from safetensors import SafetensorError
 
 from numbadense import activations, testing
 from numbadense._engine.half import Half
-from numbadense.errors import ActivationError, ModelFormatError, NumbadenseError
-from numbadense.io import files
+from numbadense.errors import ActivationError, ModelFormatError, NumbadenseError, OptionError
+from numbadense.io import files, trees
 from numbadense.model import Dense, Sequential
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-OPTIONS: tuple[str, ...] = ()
+OPTIONS = ("activations",)
 WRITE_OPTIONS = ("examples",)
 VERSION = 1
 DTYPES = {"F16": "<u2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
@@ -70,15 +73,20 @@ def _with_bfloat16(content: bytes, names: list[str]) -> bytes:
     return b"".join((len(text).to_bytes(8, "little"), text, content[begin:]))
 
 
-def load(path: Path, dtype: str | None = None) -> Sequential:
+def load(path: Path, dtype: str | None = None, activations: Sequence[Any] | None = None) -> Sequential:
     """Read the network in `path`, its weights memory-mapped unless they have to be converted."""
     if path.stat().st_size == 0:  # also the OSError, for a file that is not there
         raise ModelFormatError(f"{path} is empty; save or copy the network again.")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
+            names = list(file.keys())
     except SafetensorError as error:
         raise ModelFormatError(f"{path} is not a whole safetensors file ({error}); save or copy it again.") from None
+    if "numbadense" not in metadata:
+        return _of_names(path, names, dtype, activations, metadata)
+    if activations is not None:
+        raise OptionError(f"activations is given for {path}, which says that itself; leave activations out.")
     layers, notes = _description(path, metadata)
     tensors = _mapped(path)
     examples = [tensors.pop(name, None) for name in ("examples.x", "examples.y")]
@@ -124,13 +132,25 @@ def _try(path: Path, network: Sequential, x: Any, y: Any) -> None:
         )
 
 
+def _of_names(
+    path: Path, names: list[str], dtype: str | None, activations: Sequence[Any] | None, metadata: dict[str, str]
+) -> Sequential:
+    """Read weights that have nothing but names."""
+    if not names:
+        raise ModelFormatError(f"{path} holds no tensors; save the network again.")
+    layers = trees.groups(str(path), names)
+    arrays = {
+        name: np.asarray(tensor) if isinstance(tensor, Half) else tensor for name, tensor in _mapped(path).items()
+    }
+    notes = {"source": "torch"} if metadata.get("format") == "pt" else None
+    try:
+        return trees.build(str(path), layers, arrays, activations, dtype, kept=False, metadata=notes)
+    except ModelFormatError as error:
+        raise error if str(path) in str(error) else ModelFormatError(f"{path} does not fit: {error}") from None
+
+
 def _description(path: Path, metadata: dict[str, str]) -> tuple[list[activations.Activation], dict[str, str]]:
     """Return the layers' activations and the notes."""
-    if "numbadense" not in metadata:
-        raise ModelFormatError(
-            f"{path} holds tensors but no description of a network; "
-            "build it with numbadense.Sequential from the tensors, and save that."
-        )
     try:
         description: Any = json.loads(metadata["numbadense"])
         version = description["version"]

@@ -39,6 +39,9 @@ CALLS = {
     "an activation": lambda: nd.cuda.sigmoid([1.0]),
     "a device function": lambda: nd.cuda.device_function("sigmoid"),
     "a network": lambda: nd.Sequential([nd.Dense([[1.0]])]).to("cuda"),
+    "a network for kernels": lambda: nd.cuda.program(nd.Sequential([nd.Dense([[1.0]])])),
+    "a network's device function": lambda: nd.cuda.forward_of(),
+    "the usual one": lambda: nd.cuda.forward,
 }
 
 
@@ -108,7 +111,9 @@ def test_importing_the_module_imports_no_cuda():
 
 
 def test_the_public_names_are_there_and_others_are_not():
-    assert nd.cuda.__all__ == ["DeviceSequential", "dense", "device_function", "is_available"]
+    assert nd.cuda.__all__ == [
+        *("DeviceSequential", "dense", "device_function", "forward_of", "is_available", "program"),
+    ]
     assert nd.cuda.sigmoid is nd.cuda.sigmoid
     assert nd.cuda.softmax.activation is nd.softmax.activation
     assert nd.cuda.sigmoid.__doc__.startswith("Logistic function.")

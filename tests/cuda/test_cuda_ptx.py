@@ -10,8 +10,6 @@ from numbadense._engine.cuda.tiles import target
 from numbadense.activations import REGISTRY
 
 FLOATS = {"float32": "f32", "float64": "f64"}
-
-
 DENSE = {}  # what was compiled before
 
 

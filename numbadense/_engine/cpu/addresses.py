@@ -77,6 +77,56 @@ def copy_row(typing_context, source, target, n):
     return types.void(source, target, types.intp), codegen
 
 
+@intrinsic
+def copy_matrix(typing_context, source, target, m, n):
+    """Copy ``target[:m, :n] = source[:m, :n]``, of any strides, the source's columns one after the other."""
+
+    def codegen(context, builder, signature, args):
+        s, t = (
+            cgutils.create_struct_proxy(kind)(context, builder, view)
+            for kind, view in zip(signature.args[:2], args[:2], strict=True)
+        )
+
+        def rows(inc):
+            with cgutils.for_range(builder, args[2]) as row:
+                origin = builder.gep(s.data, [builder.mul(row.index, s.ld)])
+                goal = builder.gep(t.data, [builder.mul(row.index, t.ld)])
+                with cgutils.for_range(builder, args[3]) as loop:
+                    value = builder.load(builder.gep(origin, [loop.index]))
+                    builder.store(value, builder.gep(goal, [builder.mul(loop.index, inc)]))
+
+        with builder.if_else(builder.icmp_signed("==", t.inc, I64(1))) as (then, otherwise):
+            with then:
+                rows(I64(1))
+            with otherwise:
+                rows(t.inc)
+        return context.get_dummy_value()
+
+    return types.void(source, target, types.intp, types.intp), codegen
+
+
+@intrinsic
+def moved(typing_context, view, offset):
+    """Return a view of other memory, `offset` elements further, with the strides of `view`."""
+
+    def codegen(context, builder, signature, args):
+        v = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0])
+        return make_view(context, builder, signature.args[0], builder.gep(v.data, [args[1]]), v.ld, v.inc)
+
+    return view(view, types.intp), codegen
+
+
+@intrinsic
+def transposed(typing_context, view):
+    """Return a view with rows and columns exchanged."""
+
+    def codegen(context, builder, signature, args):
+        v = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0])
+        return make_view(context, builder, signature.args[0], v.data, v.inc, v.ld)
+
+    return view(view), codegen
+
+
 def call_compiled(context, builder, address, kinds, args):
     """Call the function at an address that numba compiled for arguments of `kinds` and that returns nothing.
 
@@ -126,6 +176,31 @@ def call_pass(typing_context, address, x, y, rows, columns):
         return call_compiled(context, builder, args[0], kinds, operands)
 
     return types.void(types.intp, x, y, types.intp, types.intp), codegen
+
+
+@intrinsic
+def call_chain(typing_context, address, slopes, tangents, rows, each, columns):
+    """Call the chain rule at `address`: see `numbadense._engine.cpu.differential.multiply`."""
+    pointer = types.CPointer(slopes.dtype)
+    kinds = (pointer, pointer, *[types.int64] * 5)
+
+    def codegen(context, builder, signature, args):
+        s, t = (cgutils.create_struct_proxy(signature.args[i])(context, builder, args[i]) for i in (1, 2))
+        return call_compiled(context, builder, args[0], kinds, [s.data, t.data, *args[3:], s.ld, t.ld])
+
+    return types.void(types.intp, slopes, tangents, *[types.intp] * 3), codegen
+
+
+@intrinsic
+def call_differential(typing_context, address, code, x, m, v, each, y, dy, step, scratch, block, group, units):
+    """Call the kernel of derivatives at `address`: see `numbadense._engine.cpu.differential.make_kernel`."""
+
+    def codegen(context, builder, signature, args):
+        return call_compiled(context, builder, args[0], signature.args[1:], args[1:])
+
+    integer = types.intp
+    kinds = (integer, x, integer, v, integer, y, dy, integer, scratch, integer, integer, integer)
+    return types.void(integer, *kinds), codegen
 
 
 @intrinsic

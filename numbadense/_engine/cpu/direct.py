@@ -1,11 +1,11 @@
 """The short way from Python to a kernel, for plain arrays in a tight loop: one call, no conversions.
 
-``network(code, x, out)`` and ``activation(code, x, out)`` take any two objects.  They return 1 when they have done the
-work, and 0, with nothing touched, when anything is out of the ordinary: then the long way of `numbadense._engine.run`
-checks, converts and plans.
+``network(code, x, out)``, ``activation(code, x, out)``, ``jvp(code, x, v, y, dy)`` and ``jacobian(code, x, y, jac)``
+take any objects.  They return 1 when they have done the work, and 0, with nothing touched, when anything is out of the
+ordinary: then the long way of `numbadense._engine.run` or `derivatives` checks, converts and plans.
 """
 
-from numbadense._engine.cpu import operand
+from numbadense._engine.cpu import differential, operand
 from numbadense._engine.cpu.forward import (
     ARRAY_TYPE,
     BLOCK,
@@ -18,7 +18,15 @@ from numbadense._engine.cpu.forward import (
     SCRATCH,
     WIDTH,
 )
-from numbadense._engine.cpu.primitives import address, call_kernel, call_pass, part, swap, word
+from numbadense._engine.cpu.primitives import (
+    address,
+    call_kernel,
+    call_pass,
+    part,
+    swap,
+    transposed,
+    word,
+)
 
 PLAIN_X = operand.C_CONTIGUOUS | operand.ALIGNED
 PLAIN_OUT = PLAIN_X | operand.WRITEABLE
@@ -115,3 +123,94 @@ def make_activation(jit, borrow32, borrow64):
         return 1
 
     return activation
+
+
+def plain_rows(array, code, columns, flags):
+    """Return how many rows of `columns` elements an array of a differential's dtype has, 1-D or 2-D, or -1."""
+    if word(array, ARRAY_KIND) != word(code, differential.ARRAY_TYPE):
+        return -1
+    ndim = word(array, NDIM) & LOW_HALF
+    if word(array, ARRAY_DTYPE) != word(code, differential.DTYPE) or word(array, FLAGS) & flags != flags:
+        return -1
+    if ndim < 1 or ndim > 2 or word(word(array, SHAPE), ndim - 1) != columns:
+        return -1
+    return word(word(array, SHAPE), 0) if ndim == 2 else 1
+
+
+def apart(a, a_bytes, b, b_bytes):
+    """Say whether two pieces of memory do not overlap."""
+    return a >= b + b_bytes or b >= a + a_bytes
+
+
+def make_jvp(jit, borrow, itemsize):
+    """Return ``jvp(code, x, v, y, dy)``: the rows of x, 2-D or a single row, and one tangent of each."""
+    rows_of_plain, far = jit(plain_rows), jit(apart)
+    inside = jit(differential.make_inside(jit))
+
+    def jvp(code, x_object, v_object, y_object, dy_object):
+        x, v, y, dy = address(x_object), address(v_object), address(y_object), address(dy_object)
+        n_in, n_out = word(code, differential.FEATURES), word(code, differential.OUTPUTS)
+        m = rows_of_plain(x, code, n_in, PLAIN_X)
+        if m < 0 or rows_of_plain(y, code, n_out, PLAIN_OUT) != m or rows_of_plain(dy, code, n_out, PLAIN_OUT) != m:
+            return 0
+        if rows_of_plain(v, code, n_in, PLAIN_X) != m or 2 * m > word(code, differential.MOST_ROWS) or n_out == 0:
+            return 0
+        ndim = word(x, NDIM) & LOW_HALF
+        if word(v, NDIM) & LOW_HALF != ndim or word(y, NDIM) & LOW_HALF != ndim or word(dy, NDIM) & LOW_HALF != ndim:
+            return 0
+        x, v, y, dy = word(x, DATA), word(v, DATA), word(y, DATA), word(dy, DATA)
+        given, found = m * n_in * itemsize, m * n_out * itemsize
+        if not (far(y, found, x, given) and far(y, found, v, given) and far(y, found, dy, found)):
+            return 0
+        if not (far(dy, found, x, given) and far(dy, found, v, given)):
+            return 0
+        scratch = swap(code, differential.SCRATCH, 0)
+        if scratch == 0:  # another thread has it
+            return 0
+        xv, vv, yv, dyv = borrow(x, m, n_in), borrow(v, m, n_in), borrow(y, m, n_out), borrow(dy, m, n_out)
+        size = word(code, differential.ROOM)
+        inside(code, xv, m, vv, 1, yv, dyv, n_out, borrow(scratch, size, 1), size, 0)
+        swap(code, differential.SCRATCH, scratch)
+        return 1
+
+    return jvp
+
+
+def make_jacobian(jit, borrow, itemsize):
+    """Return ``jacobian(code, x, y, jac)``: of the rows of x, 2-D or a single row, and y besides."""
+    rows_of_plain, far = jit(plain_rows), jit(apart)
+    inside = jit(differential.make_inside(jit))
+
+    def jacobian(code, x_object, y_object, jac_object):
+        x, y, jac = address(x_object), address(y_object), address(jac_object)
+        n_in, n_out = word(code, differential.FEATURES), word(code, differential.OUTPUTS)
+        m = rows_of_plain(x, code, n_in, PLAIN_X)
+        if m < 0 or rows_of_plain(y, code, n_out, PLAIN_OUT) != m or n_out == 0:
+            return 0
+        if m * (1 + n_in) > word(code, differential.MOST_ROWS):
+            return 0
+        if word(jac, ARRAY_KIND) != word(code, differential.ARRAY_TYPE):
+            return 0
+        if word(jac, ARRAY_DTYPE) != word(code, differential.DTYPE) or word(jac, FLAGS) & PLAIN_OUT != PLAIN_OUT:
+            return 0
+        ndim, shape = word(jac, NDIM) & LOW_HALF, word(jac, SHAPE)
+        if ndim != (word(x, NDIM) & LOW_HALF) + 1 or word(y, NDIM) & LOW_HALF != ndim - 1:
+            return 0
+        if word(shape, ndim - 1) != n_in or word(shape, ndim - 2) != n_out or (ndim == 3 and word(shape, 0) != m):
+            return 0
+        x, y, jac = word(x, DATA), word(y, DATA), word(jac, DATA)
+        given, found, most = m * n_in * itemsize, m * n_out * itemsize, m * n_in * n_out * itemsize
+        if not (far(y, found, x, given) and far(y, found, jac, most) and far(jac, most, x, given)):
+            return 0
+        scratch = swap(code, differential.SCRATCH, 0)
+        if scratch == 0:  # another thread has it
+            return 0
+        xv, yv, goal = borrow(x, m, n_in), borrow(y, m, n_out), borrow(jac, n_out, n_in)
+        size, each = word(code, differential.ROOM), n_out
+        if not word(code, differential.BACKWARD):
+            each, goal = n_in, transposed(goal)
+        inside(code, xv, m, xv, each, yv, goal, n_in * n_out, borrow(scratch, size, 1), size, 1)
+        swap(code, differential.SCRATCH, scratch)
+        return 1
+
+    return jacobian

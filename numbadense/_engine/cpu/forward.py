@@ -39,10 +39,11 @@ from numbadense._engine.half import FULL, weight_bytes
 N_IN, N_OUT, VECTORS, WEIGHTS, BIAS, W_ROW, W_PANEL, OUT_ROW, PASS, PASS_COLUMNS, ROWWISE, LAYER = range(12)
 COLUMNS = 12
 # The words of the header: the addresses of the kernels for many rows and for one, the number of layers, the elements
-# of the widest hidden row, what `numbadense._engine.cpu.direct` needs, and of a piece of a layer which column of the
-# layer is its first.  The table begins after HEADER words.
+# of the widest hidden row, what `numbadense._engine.cpu.direct` needs, of a piece of a layer which column of the
+# layer is its first, and the addresses of the code of derivatives, 0 until they are built.  The table begins after
+# HEADER words.
 KERNEL, ROW_KERNEL, LAYERS, WIDTH, ARRAY_TYPE, DTYPE, FEATURES, OUTPUTS, MOST_ROWS, BLOCK, SCRATCH = range(11)
-FIRST_COLUMN = 11
+FIRST_COLUMN, TANGENTS, JACOBIAN = 11, 12, 13
 HEADER = 16
 WORD = 8  # bytes
 

@@ -93,6 +93,17 @@ def stand_alone(typing_context):
 
 
 @intrinsic
+def narrow_vectors(typing_context):
+    """Keep the loops of the function that calls this to vectors of 256 bits."""
+
+    def generate(context, builder, signature, values):
+        set.add(builder.function.attributes, '"prefer-vector-width"="256"')  # llvmlite knows no attributes with values
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
 def power(typing_context, shifted):
     """Return ``2**n`` of a shifted n, for a normal result."""
     if shifted not in LAYOUTS:

@@ -14,7 +14,8 @@ from numbadense._engine.cpu import pack
 
 PASSES = {}  # address -> the activation pass that it stands for
 _swapping = threading.Lock()
-KERNELS = {}  # address -> the kernel, of a network or a layer, that it stands for
+KERNELS = {}  # address -> the kernel, of a network, a layer or derivatives, that it stands for
+CHAINS = {}  # address -> the chain rule of an activation that it stands for
 
 
 def matrix(array):
@@ -128,6 +129,33 @@ def view_of(pointer, columns):
 def copy_row(source, target, n):
     """``target[0, :n] = source[0, :n]``."""
     target[0, :n] = source[0, :n]
+
+
+def copy_matrix(source, target, m, n):
+    """``target[:m, :n] = source[:m, :n]``."""
+    target[:m, :n] = source[:m, :n]
+
+
+def moved(view, offset):
+    """Other memory, `offset` elements further, with the strides of a view."""
+    place = view.__array_interface__["data"][0] + int(offset) * view.itemsize
+    first = np.frombuffer((ctypes.c_char * view.itemsize).from_address(place), view.dtype)
+    return np.lib.stride_tricks.as_strided(first, view.shape, view.strides)
+
+
+def transposed(view):
+    """Rows and columns exchanged."""
+    return view.T
+
+
+def call_chain(address, slopes, tangents, rows, each, columns):
+    """Run the registered Python chain rule on rows of slopes, and on their tangents."""
+    CHAINS[int(address)](slopes[:rows], tangents[: rows * each, :columns], each)
+
+
+def call_differential(address, *arguments):
+    """Run the registered Python kernel of derivatives."""
+    KERNELS[int(address)](*arguments)
 
 
 def call_layer(address, *arguments):

@@ -1,6 +1,7 @@
 """The only CUDA module that calls ``cuda.jit``: kernels by activation and dtype, and their launch."""
 
 import functools
+import types
 import warnings
 
 import numpy as np
@@ -8,9 +9,11 @@ from numba import cuda
 
 from numbadense import activations, scalar_math
 from numbadense._engine.cuda import elementwise as elementwise_module
+from numbadense._engine.cuda import forward as forward_module
 from numbadense._engine.cuda import rowwise as rowwise_module
 from numbadense._engine.cuda import simt, tiles, words
 from numbadense._engine.cuda.device import simulated
+from numbadense._engine.cuda.program import FOUR, code_of
 
 
 @functools.cache
@@ -83,6 +86,28 @@ def dense(activation, dtype: np.dtype, tile: tiles.DenseTile, in_chunks: tuple[b
 def copy():
     """Return the kernel that gathers and casts: ``copy(x, out)``."""
     return cuda.jit(elementwise_module.copy)
+
+
+@functools.cache
+def forward(width: int, chosen: tuple):
+    """Return the device function ``forward(program, x, out)`` for networks of these activations, identity among them.
+
+    In the simulator it is a Python function whose registers are NumPy arrays: a thread of its own would find the module
+    of another in `cuda`.
+    """
+    if simulated():
+        device, load, fma = (lambda function: function), _load_four, scalar_math.fma
+        module = types.SimpleNamespace(local=types.SimpleNamespace(array=np.empty))
+    else:
+        device, load, fma, module = _device, words.load_four(), words.fused(), cuda
+    each = [(code_of(entry), device(forward_module.make_each(scalar(entry)))) for entry in chosen if not entry.rowwise]
+    whole = [(code_of(entry), scalar(entry)) for entry in chosen if entry.rowwise] or each[:1]
+    choices = (forward_module.make_choice(device, sorted(part, key=lambda pair: pair[0])) for part in (each, whole))
+    return device(forward_module.make_forward(width, module, load, fma, *choices))
+
+
+def _load_four(array, index):
+    return tuple(array[j] for j in range(index, index + FOUR))
 
 
 def launch(kernel, blocks: int, threads, stream, *arguments) -> None:

@@ -1,5 +1,6 @@
 """From operands to kernels: check, upload, launch, bring back."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,11 @@ from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import memory, tiles
+from numbadense._engine.cuda import program as program_module
 from numbadense._engine.cuda.primitives import CHUNK
-from numbadense.errors import ShapeError
+from numbadense.errors import ActivationError, OptionError, ShapeError
+
+WIDEST = 64  # numbers that a thread's registers can hold twice, in float32
 
 
 @dataclass(frozen=True)
@@ -121,3 +125,50 @@ def _one_dimensional(kernel, work: int, stream, *arguments) -> None:
     """Launch a kernel that walks its work in strides of the grid."""
     target = compiler.target()
     compiler.launch(kernel, min(target.blocks, -(-work // target.threads)), target.threads, stream, *arguments)
+
+
+def program(weights, biases, chosen, dtype: np.dtype, width: int, known):
+    """Return device programs, a row each, of networks of one shape, for the device function of these arguments."""
+    chosen = [activations.get(spec) for spec in chosen]
+    held = [entry.name for entry in _in_registers(width, known)]
+    for index, (w, entry) in enumerate(zip(weights, chosen, strict=True)):
+        k, n = w.shape[1:]
+        if max(k, n) > width:
+            need = program_module.padded(max(k, n))
+            remedy = (
+                f"pass width={need} here and to forward_of" if need <= WIDEST else "call network.to('cuda') instead"
+            )
+            raise ShapeError(f"layer {index} is {k} -> {n} but the device function has room for {width}; {remedy}.")
+        if entry.name not in held:
+            _check_in_registers(entry)
+            raise ActivationError(
+                f"layer {index} has the activation {entry.name!r} but the device function knows {', '.join(held)}; "
+                "add it to activations, here and in forward_of."
+            )
+    return memory.upload(program_module.pack(weights, biases, chosen, dtype), dtype, 0)
+
+
+def forward_of(width: int, known):
+    """Return the device function that runs programs of networks this wide, with these activations."""
+    return compiler.forward(width, _in_registers(width, known))
+
+
+def _in_registers(width: int, known) -> tuple:
+    """Return the activations of a device function, identity among them, after checking its arguments."""
+    if not isinstance(width, int) or width % program_module.FOUR or not 0 < width <= WIDEST:
+        raise OptionError(f"width is {width!r} but must be a multiple of 4, from 4 to {WIDEST}; pass width=32.")
+    if isinstance(known, str) or not isinstance(known, Iterable):
+        raise OptionError(f"activations is {known!r} but must be a list of them; pass ['relu'], for example.")
+    entries = [activations.get(spec) for spec in known]
+    for entry in entries:
+        _check_in_registers(entry)
+    return tuple(dict.fromkeys((activations.REGISTRY["identity"], *entries)))
+
+
+def _check_in_registers(entry) -> None:
+    """Refuse a row-wise activation of the user's: the package's own pass over minus infinity, and so any padding."""
+    if entry.rowwise and entry.function.__module__ != activations.__name__:
+        raise ActivationError(
+            f"activation {entry.name!r} takes a row of any length, which registers are not; leave it out, and apply "
+            f"numbadense.cuda.device_function({entry.name!r}) to out in your kernel."
+        )

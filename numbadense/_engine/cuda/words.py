@@ -95,3 +95,35 @@ def _libdevice(name):
         return x(x), generate
 
     return function
+
+
+def load_four():
+    """Return ``load(array, index)``: four numbers from a contiguous array, 16 bytes at a time; not before its start.
+
+    They are ordinary loads, for the array may be in shared memory that the kernel itself has filled: through the
+    read-only path the compiler could move them to before that.
+    """
+    from llvmlite import ir
+    from numba.core import cgutils, types
+    from numba.cuda.extending import intrinsic
+
+    @intrinsic
+    def load(typing_context, array, index):
+        if not (isinstance(array, types.Array) and array.layout == "C" and array.ndim == 1):
+            return None
+
+        def generate(context, builder, signature, arguments):
+            data = context.make_array(array)(context, builder, arguments[0]).data
+            number = data.type.pointee
+            at_once = 16 // context.get_abi_sizeof(number)
+            numbers = []
+            for first in range(0, 4, at_once):
+                place = builder.add(context.cast(builder, arguments[1], index, types.int64), ir.IntType(64)(first))
+                pointer = builder.bitcast(builder.gep(data, [place]), ir.VectorType(number, at_once).as_pointer())
+                loaded = builder.load(pointer, align=16)
+                numbers += [builder.extract_element(loaded, ir.IntType(32)(j)) for j in range(at_once)]
+            return cgutils.pack_array(builder, numbers)
+
+        return types.UniTuple(array.dtype, 4)(array, index), generate
+
+    return load

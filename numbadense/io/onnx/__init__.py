@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from numbadense._engine import half
 from numbadense.errors import ModelFormatError, NumbadenseError
 from numbadense.io import chain, files
 from numbadense.io.onnx import reader, writer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numbadense.model import Sequential
 
 OPTIONS: tuple[str, ...] = ()
+WRITE_OPTIONS: tuple[str, ...] = ()
 LARGEST = 2**31 - 1  # bytes that a protocol buffer may have
 
 
@@ -117,7 +119,7 @@ def _kept(model: Any, written: str, line: reader.Line) -> tuple[list[chain.Step]
         names = [layer["activation"] for layer in description["layers"]]
         storage = description["storage"]
         linears = [(line.constant(f"layers.{i}.w"), line.constant(f"layers.{i}.b")) for i in range(len(names))]
-        if storage not in writer.STORAGES or any(w is None or w.ndim != 2 for w, _ in linears):
+        if any(w is None or w.ndim != 2 or not _held(w, storage) for w, _ in linears):
             return None
         nodes, output = writer.nodes(names, [b is not None for _, b in linears], line.element)
     except (ValueError, KeyError, TypeError, RecursionError, NumbadenseError):
@@ -127,5 +129,13 @@ def _kept(model: Any, written: str, line: reader.Line) -> tuple[list[chain.Step]
         return None
     steps: list[chain.Step] = []
     for (w, b), name in zip(linears, names, strict=True):
+        assert w is not None
         steps += [chain.Linear("a layer", w, b), chain.Activate("a layer", name)]
     return steps, storage
+
+
+def _held(w: Any, storage: str) -> bool:
+    """Return whether weights lose nothing when they are kept like that."""
+    if storage in half.FORMS and w.dtype == np.float32:
+        return np.array_equal(np.asarray(half.rounded(w, storage)), w, equal_nan=True)
+    return bool(w.dtype.name == storage)

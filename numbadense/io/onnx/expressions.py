@@ -1,7 +1,8 @@
 """Activations that exporters take apart, recognised by what they compute rather than by how.
 
 Nodes between two places of the line are multiplied out: a sum of products of atoms, where an atom is the value they
-start from or a function of such sums.  However the factors of ``0.5 * x * (1 + erf(x / sqrt(2)))`` are ordered, the sum is
+start from or a function of such sums.  However the factors of ``0.5 * x * (1 + erf(x / sqrt(2)))`` are ordered,
+the sum is
 
 ::
 
@@ -13,7 +14,6 @@ exporters round them to, and letters standing for any number.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -38,10 +38,12 @@ def _sum(terms: dict[Any, Any]) -> Sum:
 
 
 def number(value: Any) -> Sum:
+    """Return a number, or a letter that stands for one."""
     return _sum({frozenset(): value})
 
 
 def atom(*parts: Any) -> Sum:
+    """Return a function of sums, once."""
     return frozenset({(frozenset({(parts, 1)}), 1.0)})
 
 
@@ -49,6 +51,7 @@ X = atom("x")
 
 
 def plus(*sums: Sum) -> Sum:
+    """Return the sum of sums."""
     total: dict[Any, Any] = {}
     for each in sums:
         for product, factor in each:
@@ -57,15 +60,20 @@ def plus(*sums: Sum) -> Sum:
 
 
 def times(a: Sum, b: Sum) -> Sum:
+    """Return the product of two sums, multiplied out."""
     total: dict[Any, Any] = {}
     for first, factor in a:
         for second, other in b:
-            product = frozenset((Counter(dict(first)) + Counter(dict(second))).items())
+            atoms = Counter(dict(first)) + Counter(dict(second))
+            if atoms.total() > MOST_TERMS:
+                raise UnknownError
+            product = frozenset(atoms.items())
             total[product] = total.get(product, 0.0) + factor * other
     return _sum(total)
 
 
 def scaled(a: Sum, factor: Any) -> Sum:
+    """Return a multiple of a sum."""
     return times(a, number(factor))
 
 
@@ -87,6 +95,7 @@ def _divided(a: Sum, b: Sum) -> Sum:
 
 
 def power(a: Sum, b: Sum) -> Sum:
+    """Return the square or the cube of a sum."""
     exponent = _constant(b)
     if exponent not in (2.0, 3.0):
         raise UnknownError
@@ -141,7 +150,9 @@ class Region:
         self.sums = {value: X}
         self.nodes = 0
 
-    def add(self, op: str, inputs: list[str], output: str, constants: Callable[[str], float | None], **facts: Any) -> bool:
+    def add(
+        self, op: str, inputs: list[str], output: str, constants: Callable[[str], float | None], **facts: Any
+    ) -> bool:
         """Add a node, with its attributes; return whether it may be part of a pattern."""
         self.nodes += 1
         if op not in OPERATIONS or self.nodes > MOST_NODES:

@@ -55,14 +55,14 @@ def refused(node: Node, what: str, remedy: str = "export the network in another 
 def _matrix(line: Line, node: Node) -> NDArray[Any]:
     w = line.operand(node, 1)
     if w is None or w.ndim != 2 or w.dtype.kind != "f":
-        raise refused(node, f"has weights of shape {getattr(w, 'shape', None)} but a dense layer has a matrix of floats")
+        raise refused(
+            node, f"has weights of shape {getattr(w, 'shape', None)} but a dense layer has a matrix of floats"
+        )
     return w
 
 
 @_operator("Gemm")
-def gemm(
-    line: Line, node: Node, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
-) -> None:
+def gemm(line: Line, node: Node, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0) -> None:
     """Take ``alpha * x @ w + beta * b``."""
     if transA or line.rank != 2:
         raise refused(node, f"has transA={transA} and an input of {line.rank} dimensions, not examples in rows")
@@ -128,15 +128,24 @@ def neg(line: Line, node: Node) -> None:
     line.scale(node, -1.0, 0.0)
 
 
+def _alike(node: Node, *constants: Any) -> list[NDArray[np.float64]]:
+    """Return constants of one number, or of one for each feature, in float64."""
+    sizes = {np.size(each) for each in constants} - {1}
+    if len(sizes) > 1:
+        raise refused(node, f"takes constants for {' and '.join(map(str, sorted(sizes)))} features, which do not agree")
+    return [np.asarray(each, np.float64) for each in constants]
+
+
 @_operator("BatchNormalization")
 def batch_normalization(
     line: Line, node: Node, *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0, spatial: int = 1
 ) -> None:
     """Take ``(x - mean) / sqrt(var + epsilon) * gamma + beta``."""
     if training_mode or line.rank != 2:
-        raise refused(node, f"has training_mode={training_mode} and an input of {line.rank} dimensions; 0 and 2 are read")
-    facts = [np.asarray(line.features(node, line.operand(node, i)), np.float64) for i in range(1, 5)]
-    gamma, beta, mean, variance = facts
+        raise refused(
+            node, f"has training_mode={training_mode} and an input of {line.rank} dimensions; 0 and 2 are read"
+        )
+    gamma, beta, mean, variance = _alike(node, *(line.features(node, line.operand(node, i)) for i in range(1, 5)))
     if not (variance + epsilon > 0).all():
         raise refused(node, "has a variance that is negative or not a number", "train or export it again")
     factor = gamma / np.sqrt(variance + epsilon)
@@ -146,8 +155,8 @@ def batch_normalization(
 @_operator("Scaler", "ai.onnx.ml")
 def scaler(line: Line, node: Node, *, offset: tuple[float, ...] = (), scale: tuple[float, ...] = ()) -> None:
     """Take ``(x - offset) * scale``."""
-    factor = np.array(scale or (1.0,), np.float64)
-    line.scale(node, factor, -np.array(offset or (0.0,), np.float64) * factor)
+    factor, zero = _alike(node, scale or (1.0,), offset or (0.0,))
+    line.scale(node, factor, -zero * factor)
 
 
 # Activations.
@@ -307,7 +316,9 @@ def _clipped(line: Line, node: Node, low: float, high: float) -> None:
 def clip(line: Line, node: Node, *, min: float = -math.inf, max: float = math.inf) -> None:
     """Take what is within bounds, which were attributes before opset 11."""
     low, high = (line.operand(node, i) for i in (1, 2))
-    _clipped(line, node, min if low is None else line.number(node, low), max if high is None else line.number(node, high))
+    _clipped(
+        line, node, min if low is None else line.number(node, low), max if high is None else line.number(node, high)
+    )
 
 
 @_operator("Max")

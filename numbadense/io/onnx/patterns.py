@@ -39,8 +39,8 @@ def _only(*parts: Part) -> Callable[..., list[Part] | None]:
     return lambda: list(parts)
 
 
-def _soft(lambd: float, minus: float) -> list[Part] | None:
-    return [("shrink", lambd, lambd)] if close(lambd, -minus) else None
+def _shrink(lambd: float, minus: float) -> list[Part]:
+    return [("shrink", lambd, 0.0 - minus)]
 
 
 def _both_sides(lambd: float, minus: float, low: float | None = None, high: float | None = None) -> list[Part] | None:
@@ -60,6 +60,7 @@ def _gelu_tanh() -> Sum:
 
 
 _T, _LAMBD, _ZERO, _ABS = number("t"), number("lambd"), number(0.0), atom("Abs", X)
+_NEARER = plus(X, _letter("minus", atom("Sign", X)))
 _AT_LEAST = atom("Greater", X, _LAMBD)
 _AT_MOST = atom("Greater", number("minus"), X)
 
@@ -73,17 +74,16 @@ PATTERNS: list[tuple[Sum, Callable[..., list[Part] | None]]] = [
     (times(X, atom("Clip", plus(scaled(X, 1 / 6), number(0.5)), _ZERO, number(1.0))), _only("hard_swish")),
     (scaled(times(X, atom("Clip", plus(X, number(3.0)), _ZERO, number(6.0))), 1 / 6), _only("hard_swish")),
     (
-        _where(
-            atom("Greater", _letter("beta"), _T), X, _letter("inverse", atom("Softplus", _letter("beta")))
-        ),
+        _where(atom("Greater", _letter("beta"), _T), X, _letter("inverse", atom("Softplus", _letter("beta")))),
         _about("softplus"),
     ),
-    (_where(atom("GreaterOrEqual", _T, X), number("v"), X), lambda t, v: [("threshold", t, v)]),
-    (_where(atom("GreaterOrEqual", _LAMBD, _ABS), _ZERO, X), lambda lambd: [("shrink", lambd, 0.0)]),
     (
-        _where(atom("Greater", _ABS, _LAMBD), plus(X, _letter("minus", atom("Sign", X))), _ZERO),
-        _soft,
+        _where(atom("Greater", _ZERO, X), _letter("slope"), X),
+        lambda slope: ["relu"] if slope == 0 else [("leaky_relu", slope)],
     ),
+    (_where(atom("GreaterOrEqual", _T, X), number("v"), X), lambda t, v: [("threshold", t, v)]),
+    (_where(atom("GreaterOrEqual", _LAMBD, _ABS), _ZERO, _NEARER), _shrink),
+    (_where(atom("Greater", _ABS, _LAMBD), _NEARER, _ZERO), _shrink),
     (_where(atom("Or", _AT_LEAST, _AT_MOST), X, _ZERO), _both_sides),
     (
         plus(

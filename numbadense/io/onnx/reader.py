@@ -21,7 +21,7 @@ from numbadense import activations
 from numbadense.errors import ModelFormatError, NumbadenseError
 from numbadense.io.chain import Activate, Linear, Scale, Step
 from numbadense.io.onnx import patterns
-from numbadense.io.onnx.expressions import Region
+from numbadense.io.onnx.expressions import MOST_NODES, Region
 from numbadense.io.onnx.operators import EITHER_SIDE, FOLDED, OPERATORS, defaults, refused
 from numbadense.io.onnx.tensors import FLOATS, KINDS, Store
 
@@ -65,16 +65,17 @@ class Node:
         return found
 
     def facts(self, function: Any) -> dict[str, Any]:
-        """Return its attributes, checked against the keyword arguments of a function."""
+        """Return its attributes, checked against the keyword arguments of a function, and defaults as float32 too."""
         known, given = defaults(function), self.attributes()
         for name, value in given.items():
             if name not in known:
                 raise refused(self, f"has an attribute {name[:80]!r}, which is not read", "export it without")
             default = known[name]
             kind = int if default is None else type(default)
-            if type(value) is not kind or (kind is tuple and not all(type(each) in (int, float) for each in value)):
+            if type(value) is not kind:
                 raise refused(self, f"has an attribute {name} of a wrong type, {type(value).__name__}")
-        return given
+        rounded = {name: float(np.float32(each)) if isinstance(each, float) else each for name, each in known.items()}
+        return {**rounded, **given}
 
 
 class Line:
@@ -95,7 +96,7 @@ class Line:
         if len(graph.output) != 1:
             raise ModelFormatError(
                 f"the graph has {len(graph.output)} outputs, {_listed(graph.output)}, but a network has one; keep one "
-                f'with onnx.utils.extract_model("net.onnx", "one.onnx", [{inputs[0].name!r}], ["..."]), after an export '
+                f'with onnx.utils.extract_model("net.onnx", "one.onnx", [{inputs[0].name!r}], ["..."]), exported '
                 'with options={"zipmap": False} if it is from skl2onnx.'
             )
         self.value, self.output = inputs[0].name, graph.output[0].name
@@ -113,10 +114,14 @@ class Line:
         self.element = kind.elem_type
         if self.element not in KINDS:
             known = ", ".join(each.name for each in KINDS.values())
-            raise ModelFormatError(f"the input {value.name!r} is of data type {self.element} but those read are {known}.")
+            raise ModelFormatError(
+                f"the input {value.name!r} is of data type {self.element} but those read are {known}."
+            )
         if not kind.HasField("shape"):
             return [None, None]
-        dims = [d.dim_value if d.WhichOneof("value") == "dim_value" and d.dim_value > 0 else None for d in kind.shape.dim]
+        dims = [
+            d.dim_value if d.WhichOneof("value") == "dim_value" and d.dim_value > 0 else None for d in kind.shape.dim
+        ]
         if not dims:
             raise ModelFormatError(f"the input {value.name!r} is a single number but a network takes rows of features.")
         return dims
@@ -124,8 +129,7 @@ class Line:
     @property
     def width(self) -> int | None:
         """How many features there are, where something says so."""
-        linears = [step for step in self.steps if isinstance(step, Linear)]
-        return linears[-1].w.shape[1] if linears else self.n_in
+        return next((step.w.shape[1] for step in reversed(self.steps) if isinstance(step, Linear)), self.n_in)
 
     def operand(self, node: Node, place: int) -> NDArray[Any] | None:
         """Return a constant that a node takes, or None if it is left out."""
@@ -163,10 +167,9 @@ class Line:
         neutral = isinstance(scale, float) and scale == 1
         if neutral and isinstance(shift, float) and shift == 0:
             return
-        if neutral and isinstance(last, Linear) and last.b is None and np.shape(shift) == last.w.shape[1:]:
-            if shift.dtype == last.w.dtype:
-                self.steps[-1] = Linear(last.origin, last.w, shift)
-                return
+        if neutral and isinstance(last, Linear) and last.b is None and _is_bias(shift, last.w):
+            self.steps[-1] = Linear(last.origin, last.w, shift)
+            return
         numbers = (scale, shift, *((last.scale, last.shift) if isinstance(last, Scale) else (None,)))
         if isinstance(last, Scale) and all(isinstance(each, float) for each in numbers):
             self.steps.pop()
@@ -209,7 +212,9 @@ def follow(line: Line, model: Any) -> None:
     along = []
     for node in nodes:
         if (node.proto.domain, node.op) in functions:
-            raise refused(node, "is a function of the model", "inline it with onnx.inliner.inline_local_functions(model)")
+            raise refused(
+                node, "is a function of the model", "inline it with onnx.inliner.inline_local_functions(model)"
+            )
         if node.domain not in OPSETS:
             raise refused(node, f"is of the domain {node.domain[:80]!r}, but those read are of the standard")
         if varying.isdisjoint(node.inputs):
@@ -218,13 +223,15 @@ def follow(line: Line, model: Any) -> None:
             varying.update(node.outputs)
             along.append(node)
     if line.output not in varying:
-        raise ModelFormatError(f"the output {line.output!r} does not depend on the input {line.value!r}; export it again.")
+        raise ModelFormatError(
+            f"the output {line.output!r} does not depend on the input {line.value!r}; export it again."
+        )
     uses = Counter(name for node in along for name in node.inputs if name in varying)
     place = 0
     while line.value != line.output:
         if place == len(along):
             raise ModelFormatError(f"nothing leads from {line.value[:80]!r} to the output {line.output[:80]!r}.")
-        place += _taken(line, along[place:], uses, varying)
+        place += _taken(line, along[place : place + MOST_NODES + 1], uses, varying)
     if place != len(along):
         raise refused(along[place], "takes what is after the output")
 
@@ -364,6 +371,10 @@ def _value(line: Line, node: Node) -> NDArray[Any]:
     raise refused(node, "holds no numbers")
 
 
+def _is_bias(shift: Any, w: NDArray[Any]) -> bool:
+    return np.shape(shift) == w.shape[1:] and shift.dtype == w.dtype
+
+
 def _listed(values: Any) -> str:
     names = [repr(each.name[:80]) for each in values[:8]]
-    return ", ".join(names) + (", ..." if len(values) > 8 else "")
+    return ", ".join(names) + (", ..." if len(values) > 8 else "") if names else "none"

@@ -1,8 +1,8 @@
 """From a network to an ONNX model: Gemm and activations, at opset 13, which every runtime of today reads.
 
-Operators of later opsets are written as what they stand for.  Attributes are float32: a parameter that would not be
-exact as one, in a network of float64, is written as a constant of the network's own dtype.  The model also says which
-activations it was made of, so that reading it gives the same network; see :func:`numbadense.io.onnx._kept`.
+Operators of later opsets are written as what they stand for.  Attributes are float32: in a network of float64, whose
+parameters would be rounded, operators with constants stand for them, which ONNX Runtime has in float64 too.  The model
+also says which activations it was made of, so that reading it gives the same network.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from numbadense import activations
 from numbadense.errors import ModelFormatError
 
 if TYPE_CHECKING:
     from numbadense.model import Sequential
 
-__all__ = ["KEY", "OPSET", "STORAGES", "model", "nodes"]
+__all__ = ["KEY", "OPSET", "model", "nodes"]
 
 OPSET, IR_VERSION = 13, 7
 KEY = "numbadense"
-STORAGES = ("float32", "float64", "float16", "bfloat16")
 ELEMENTS = {"float32": 1, "float64": 11}  # TensorProto.DataType
 MOST_BYTES = 2**31 - 2**20  # of weights: a protocol buffer holds 2 GiB
 
@@ -53,9 +50,10 @@ class Writer:
         self.value = output
         return output
 
-    def exact(self, *parameters: float) -> bool:
-        """Return whether attributes are as good as the network's own numbers."""
-        return self.element == 1 or all(float(np.float32(each)) == each for each in parameters)
+    @property
+    def single(self) -> bool:
+        """Whether attributes, which are float32, are as good as the network's own numbers."""
+        return self.element == ELEMENTS["float32"]
 
 
 def _sigmoid(w: Writer, x: str) -> None:
@@ -78,28 +76,28 @@ def _gelu_tanh(w: Writer, x: str) -> None:
 
 
 def _hard_sigmoid(w: Writer, x: str, alpha: float = 1 / 6, beta: float = 0.5) -> None:
-    if w.exact(alpha, beta):
+    if w.single:
         w.node("HardSigmoid", x, alpha=alpha, beta=beta)
     else:
         w.node("Clip", w.node("Add", w.node("Mul", x, alpha), beta), 0.0, 1.0)
 
 
 def _leaky_relu(w: Writer, x: str, alpha: float = 0.01) -> None:
-    if w.exact(alpha):
+    if w.single:
         w.node("LeakyRelu", x, alpha=alpha)
     else:
-        w.node("PRelu", x, alpha)
+        w.node("Where", w.node("Less", x, 0.0), w.node("Mul", x, alpha), x)
 
 
 def _elu(w: Writer, x: str, alpha: float = 1.0) -> None:
-    if w.exact(alpha):
+    if w.single or alpha == 1:
         w.node("Elu", x, alpha=alpha)
     else:
         w.node("PRelu", w.node("Elu", x, alpha=1.0), alpha)
 
 
 def _selu(w: Writer, x: str) -> None:
-    if w.element == 1:
+    if w.single:
         w.node("Selu", x)
     else:
         _elu(w, x, 1.6732632423543772)
@@ -107,14 +105,14 @@ def _selu(w: Writer, x: str) -> None:
 
 
 def _celu(w: Writer, x: str, alpha: float) -> None:
-    if w.element == 1:
+    if w.single:
         w.node("Celu", x, alpha=alpha)
     else:
         w.node("Mul", w.node("Elu", w.node("Div", x, alpha), alpha=1.0), alpha)
 
 
 def _threshold(w: Writer, x: str, threshold: float, value: float) -> None:
-    if value == 0 and w.exact(threshold):
+    if value == 0 and w.single:
         w.node("ThresholdedRelu", x, alpha=threshold)
     elif value == threshold:
         w.node("Max", x, threshold)
@@ -128,7 +126,7 @@ def _bounded_relu(w: Writer, x: str, slope: float, threshold: float, high: float
 
 
 def _shrink(w: Writer, x: str, lambd: float, bias: float) -> None:
-    if w.exact(lambd, bias):
+    if w.single:
         w.node("Shrink", x, lambd=lambd, bias=bias)
     else:
         nearer = w.node("Sub", x, w.node("Mul", w.node("Sign", x), bias))
@@ -153,9 +151,7 @@ WRITTEN: dict[str, Any] = {
     "softsign": lambda w, x: w.node("Softsign", x),
     "exp": lambda w, x: w.node("Exp", x),
     "hard_sigmoid": _hard_sigmoid,
-    "hard_swish": lambda w, x: w.node(
-        "Div", w.node("Mul", x, w.node("Clip", w.node("Add", x, 3.0), 0.0, 6.0)), 6.0
-    ),
+    "hard_swish": lambda w, x: w.node("Div", w.node("Mul", x, w.node("Clip", w.node("Add", x, 3.0), 0.0, 6.0)), 6.0),
     "mish": lambda w, x: w.node("Mul", x, w.node("Tanh", w.node("Softplus", x))),
     "softmax": lambda w, x: w.node("Softmax", x, axis=-1),
     "log_softmax": lambda w, x: w.node("LogSoftmax", x, axis=-1),
@@ -167,7 +163,7 @@ WRITTEN: dict[str, Any] = {
 
 
 def nodes(names: list[str], biases: list[bool], element: int) -> tuple[list[Any], str]:
-    """Return the nodes of a network of activations, and the name of its output; `element` is the type of its numbers."""
+    """Return the nodes of a network, whose numbers are of the type `element`, and the name of its output."""
     writer = Writer(element)
     for index, (name, bias) in enumerate(zip(names, biases, strict=True)):
         writer.layer = f"layers.{index}"
