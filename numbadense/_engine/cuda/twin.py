@@ -1,8 +1,8 @@
 """NumPy twins of the primitives of `numbadense._engine.cuda.ptx`, for numba's simulator.
 
 They are stricter than a device: an access that is not aligned, or leaves its array, fails; shared memory is full of NaN
-at first, in every block; a copy to it arrives when its thread waits for it, and no sooner; and no thread may store to it
-while one is under way.
+at first, in every block; a copy to it arrives when its thread waits for it, and no sooner, with NaN in its place until
+then; and no thread may store to shared memory while a copy is under way.
 """
 
 import threading
