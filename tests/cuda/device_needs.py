@@ -1,7 +1,7 @@
 """What the tests of this folder need, and whether they may do without.
 
 The variable ``NUMBADENSE_TESTS_NEED`` names what must be there, separated by commas: ``cuda``, ``simulator``, ``ptx``,
-``ptxas``.
+which is the compiler, the assembler and the disassembler.
 A test that misses it fails there; elsewhere it is skipped.
 """
 

@@ -6,7 +6,7 @@ import pytest
 
 import numbadense as nd
 from numbadense._engine.cuda import device
-from numbadense._engine.cuda.tiles import TABLE, DenseTile, target
+from numbadense._engine.cuda.tiles import choose, target
 from numbadense.activations import REGISTRY
 
 SHAPES = [(1, 1, 1), (6, 3, 8), (7, 4, 9), (5, 2, 7), (13, 7, 17), (1, 10, 5), (9, 1, 1), (3, 0, 4)]
@@ -33,10 +33,10 @@ def test_dense_is_within_the_bound_of_the_loops(gpu, launches, shape, dtype):
 def test_a_small_product_spans_several_blocks_in_both_directions(gpu, launches, dtype):
     if not device.simulated():
         pytest.skip("blocks are tiny in the simulator only")
-    nd.cuda.dense(*operands(13, 7, 17, dtype))
-    tile = target(None).dense[dtype.itemsize]
-    assert -(-13 // tile.rows) > 1 and -(-17 // tile.columns) > 1 and tile.depth < 7 and 7 % tile.depth
-    assert launches == [(-(-13 // tile.rows) * -(-17 // tile.columns), tile.threads[::-1])]
+    nd.cuda.dense(*operands(13, 19, 17, dtype))
+    tile = choose(target(None).dense[dtype.itemsize], 13, 17, 2)
+    assert tile.rows < 13 and tile.columns < 17 and tile.depth < 19 and 19 % tile.depth
+    assert launches == [(-(-13 // tile.rows) * -(-17 // tile.columns), tile.size)]
 
 
 @pytest.mark.parametrize("name", REGISTRY)
@@ -134,17 +134,3 @@ def test_the_bits_of_a_row_do_not_depend_on_the_batch(gpu, dtype):
     whole = nd.cuda.dense(x, w, b, "sigmoid")
     for i in (0, 4, 8):
         np.testing.assert_array_equal(nd.cuda.dense(x[i], w, b, "sigmoid"), whole[i])
-
-
-def test_the_table_has_a_row_for_every_device():
-    assert target(None) is TABLE["simulator"]
-    for capability in ((5, 0), (7, 5), (9, 0), (12, 1)):
-        assert {4, 8} <= target(capability).dense.keys()
-
-
-@pytest.mark.parametrize("row", TABLE, ids=str)
-def test_every_tile_fits_a_block(row):
-    for itemsize, tile in TABLE[row].dense.items():
-        assert isinstance(tile, DenseTile)
-        assert tile.threads[0] * tile.threads[1] <= 1024
-        assert tile.depth * (tile.rows + 1 + tile.columns) * itemsize <= 48 * 1024

@@ -94,6 +94,20 @@ def test_out_takes_the_result_and_may_be_x(gpu, rng):
     np.testing.assert_array_equal(x, expected)
 
 
+@pytest.mark.parametrize("from_x", range(4))
+@pytest.mark.parametrize("from_out", range(4))
+def test_arrays_that_begin_anywhere_are_read_and_written_right(gpu, rng, dtype, from_x, from_out):
+    for size in (1, 2, 3, 5, 16, 17, 61):
+        x, out = rng.normal(size=size + 8).astype(dtype), np.full(size + 8, -7, dtype)
+        given, taken = gpu.to_device(x), gpu.to_device(out)
+        nd.cuda.relu(given[from_x : from_x + size], taken[from_out : from_out + size])
+        out[from_out : from_out + size] = np.maximum(x[from_x : from_x + size], 0)
+        np.testing.assert_array_equal(taken.copy_to_host(), out)
+        nd.cuda.relu(given[from_x : from_x + size], given[from_x : from_x + size])
+        x[from_x : from_x + size] = np.maximum(x[from_x : from_x + size], 0)
+        np.testing.assert_array_equal(given.copy_to_host(), x)
+
+
 def test_device_arrays_stay_on_the_device(gpu, rng, dtype):
     x = rng.normal(size=(3, 5)).astype(dtype)
     on_device = gpu.to_device(x)

@@ -1,14 +1,11 @@
 """What networks inside a user's kernels compile to: PTX, and the registers and local memory that ptxas reports."""
 
-import importlib.metadata
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
+import device_code
 import numpy as np
 import pytest
-from device_needs import CAPABILITY, absent
+from device_needs import CAPABILITY
 
 import numbadense as nd
 
@@ -21,27 +18,10 @@ USUAL = nd.cuda.KNOWN
 @pytest.fixture(scope="session")
 def assemble(tmp_path_factory):
     """A function that assembles PTX, and returns the registers, and the bytes of local memory, that a thread has."""
-    try:
-        shipped = importlib.metadata.files("nvidia-cuda-nvcc") or ()
-    except importlib.metadata.PackageNotFoundError:
-        shipped = ()
-    found = [str(path) for path in (Path(file.locate()) for file in shipped) if path.name in ("ptxas", "ptxas.exe")]
-    ptxas = found[0] if found else shutil.which("ptxas")
-    if ptxas is None:
-        absent("ptxas", "the assembler ptxas, of the package nvidia-cuda-nvcc, is not installed")
-    folder = tmp_path_factory.mktemp("ptxas")
 
     def run(ptx):
-        source = folder / "kernel.ptx"
-        source.write_text(ptx)
-        architecture = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]
-        command = [ptxas, f"-arch={architecture}", "-v", str(source), "-o", str(folder / "kernel.cubin")]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if "Unsupported .version" in done.stderr:
-            absent("ptxas", f"{ptxas} is older than the compiler")
-        assert done.returncode == 0, done.stderr
-        stack = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
-        return int(re.search(r"Used (\d+) registers", done.stderr)[1]), sum(int(size) for size in sum(stack, ()))
+        code = device_code.assemble(ptx, tmp_path_factory.mktemp("ptxas"))
+        return code.registers, code.local
 
     return run
 

@@ -10,14 +10,18 @@ from numbadense._engine.cuda.tiles import target
 from numbadense.activations import REGISTRY
 
 FLOATS = {"float32": "f32", "float64": "f64"}
+DENSE = {}  # what was compiled before
 
 
-def dense_ptx(compile_ptx, entry, dtype):
+def dense_ptx(compile_ptx, entry, dtype, place=0, in_chunks=(True, True)):
     from numbadense._engine.cuda import compile as compiler
 
-    tile = target(CAPABILITY).dense[np.dtype(dtype).itemsize]
-    kernel = compiler.dense(entry, np.dtype(dtype), tile).py_func
-    return tile, compile_ptx(kernel, (dtype, 2), (dtype, 2), (dtype, 1), (dtype, 2))
+    tile = target(CAPABILITY).dense[np.dtype(dtype).itemsize][place]
+    key = entry.name, dtype, place, in_chunks
+    if key not in DENSE:
+        kernel = compiler.dense(entry, np.dtype(dtype), tile, in_chunks, pipelined=True).py_func
+        DENSE[key] = compile_ptx(kernel, (dtype, 2), (dtype, 2), (dtype, 1), (dtype, 2))
+    return tile, DENSE[key]
 
 
 def array_ptx(compile_ptx, entry, dtype):
@@ -25,7 +29,7 @@ def array_ptx(compile_ptx, entry, dtype):
 
     if entry.rowwise:
         return compile_ptx(compiler.rowwise(entry).py_func, (dtype, 2), (dtype, 2))
-    return compile_ptx(compiler.elementwise(entry).py_func, (dtype, 1), (dtype, 1))
+    return compile_ptx(compiler.elementwise(entry, np.dtype(dtype)).py_func, (dtype, 1), (dtype, 1))
 
 
 def test_the_code_is_for_the_capability_that_was_asked_for(compile_ptx):
@@ -36,7 +40,7 @@ def test_the_code_is_for_the_capability_that_was_asked_for(compile_ptx):
 def test_a_float32_kernel_never_computes_in_float64(compile_ptx, name):
     entry = REGISTRY[name]
     assert ".f64" not in array_ptx(compile_ptx, entry, "float32")
-    assert ".f64" not in dense_ptx(compile_ptx, entry, "float32")[1]
+    assert ".f64" not in dense_ptx(compile_ptx, entry, "float32", place=-1)[1]
 
 
 @pytest.mark.parametrize("name", ["identity", "gelu", "softmax"])
@@ -54,15 +58,19 @@ def test_the_search_for_float64_finds_an_uncast_literal(compile_ptx):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_dense_multiplies_and_adds_at_once_from_shared_memory_in_registers(compile_ptx, dtype):
-    tile, ptx = dense_ptx(compile_ptx, REGISTRY["identity"], dtype)
-    kind = FLOATS[dtype]
+@pytest.mark.parametrize("in_chunks", [(True, True), (False, False)], ids=["chunks", "elements"])
+def test_dense_multiplies_and_adds_at_once_from_shared_memory_in_registers(compile_ptx, dtype, in_chunks):
+    tile, ptx = dense_ptx(compile_ptx, REGISTRY["identity"], dtype, in_chunks=in_chunks)
+    kind, count, size = {"float32": ("f32", 4, 4), "float64": ("f64", 2, 8)}[dtype]
     outputs = tile.outputs[0] * tile.outputs[1]
     fused = ptx.count(f"fma.rn.{kind}")
     assert fused and fused % outputs == 0
     assert f"mul.{kind}" not in ptx and f"add.{kind}" not in ptx
-    loads = ptx.count(f"ld.shared.{kind}")
-    assert 0 < loads <= fused // outputs * sum(tile.outputs)
+    assert f"ld.shared.v{count}.{kind}" in ptx
+    assert (f"st.global.v{count}.{kind}" in ptx) is in_chunks[1]
+    copied = {int(size) for size in re.findall(r"cp\.async\.c[ag]\.shared\.global \[%r\d+\], \[%rd\d+\], (\d+)", ptx)}
+    assert copied == {16 if in_chunks[0] else size}
+    assert f"cp.async.wait_group {tile.stages - 2};" in ptx
     assert "bar.sync" in ptx
     assert ".local" not in ptx, "the accumulators are not in registers"
 
@@ -71,13 +79,31 @@ def test_offsets_are_64_bits_wide(compile_ptx):
     _, ptx = dense_ptx(compile_ptx, REGISTRY["identity"], "float32")
     assert set(re.findall(r"ld\.param\.(\w+)", ptx)) == {"u64"}
     assert re.search(r"(mul|mad)\.lo\.s64", ptx)
-    # LLVM divides the index of the block in 32 bits where it fits; nothing else is multiplied in so few.
+    # Where a thread is in its block takes no more than 32 bits, and nothing else is multiplied in so few.
     assert len(re.findall(r"(mul|mad)\.lo\.s32", ptx)) <= 1
+
+
+def test_devices_before_8_0_copy_through_registers(compile_ptx):
+    from numbadense._engine.cuda import compile as compiler
+
+    row = target((7, 5))
+    kernel = compiler.dense(REGISTRY["identity"], np.dtype("float32"), row.dense[4][0], (True, True), row.pipelined)
+    ptx = compile_ptx(kernel.py_func, *(("float32", ndim) for ndim in (2, 2, 1, 2)), capability=(7, 5))
+    assert "cp.async" not in ptx and "st.shared.v4.f32" in ptx and ".local" not in ptx
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_elementwise_reads_two_chunks_before_it_writes_one(compile_ptx, dtype):
+    ptx = array_ptx(compile_ptx, REGISTRY["relu"], dtype)
+    count = {"float32": 4, "float64": 2}[dtype]
+    accesses = re.findall(rf"(ld|st)\.global\.v{count}\.{FLOATS[dtype]}", ptx)
+    assert "".join(accesses).count("ldld") == 1 and sorted(accesses) == ["ld"] * 3 + ["st"] * 3
+    assert ".local" not in ptx
 
 
 def test_nothing_is_called(compile_ptx):
     for name in REGISTRY:
-        assert "call." not in dense_ptx(compile_ptx, REGISTRY[name], "float32")[1]
+        assert "call." not in dense_ptx(compile_ptx, REGISTRY[name], "float32", place=-1)[1]
 
 
 def test_the_gathering_copy_compiles_for_every_real_dtype(compile_ptx):

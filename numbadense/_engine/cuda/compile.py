@@ -27,6 +27,10 @@ def _device(function):
     return cuda.jit(device=True, inline="always")(function)
 
 
+def _inlined(function):
+    return function if simulated() else _device(function)
+
+
 @functools.cache
 def _vocabulary() -> dict:
     return words.vocabulary(_device)
@@ -43,10 +47,21 @@ def scalar(activation):
     return _device(scalar_math.bind(activation.function, _vocabulary()))
 
 
+def _kernel(function, threads, resident):
+    """Compile a kernel whose blocks have `threads` threads, with registers for `resident` on a multiprocessor."""
+    return cuda.jit(function) if simulated() else cuda.jit(function, launch_bounds=(threads, resident))
+
+
 @functools.cache
-def elementwise(activation):
+def multiprocessors() -> int:
+    """Return how many multiprocessors the device has; the simulator claims two."""
+    return 2 if simulated() else cuda.get_current_device().MULTIPROCESSOR_COUNT
+
+
+@functools.cache
+def elementwise(activation, dtype: np.dtype):
     """Return the kernel of an element-wise activation: ``elementwise(x, out)``."""
-    return cuda.jit(elementwise_module.make_elementwise(scalar(activation)))
+    return cuda.jit(elementwise_module.make_elementwise(dtype, scalar(activation)))
 
 
 @functools.cache
@@ -56,10 +71,15 @@ def rowwise(activation):
 
 
 @functools.cache
-def dense(activation, dtype: np.dtype, tile: tiles.DenseTile):
-    """Return the dense kernel ``dense(x, w, b, out)``; a row-wise activation is left to its own kernel."""
+def dense(activation, dtype: np.dtype, tile: tiles.DenseTile, in_chunks: tuple[bool, bool], pipelined: bool):
+    """Return the dense kernel ``dense(x, w, b, out)``; a row-wise activation is left to its own kernel.
+
+    `in_chunks` says whether x, and w, b and out, are read and written 16 bytes at a time.
+    """
     fused = activations.REGISTRY["identity"] if activation.rowwise else activation
-    return cuda.jit(simt.make_dense(tile, dtype, scalar(fused)))
+    copies = simt.asynchronous() if pipelined else simt.synchronous(dtype, _inlined)
+    kernel = simt.make_dense(tile, dtype, scalar(fused), _inlined, copies, *in_chunks)
+    return _kernel(kernel, tile.size, tile.resident)
 
 
 @functools.cache

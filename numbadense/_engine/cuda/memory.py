@@ -11,6 +11,7 @@ from numba import cuda
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda.device import simulated
+from numbadense._engine.cuda.primitives import CHUNK
 from numbadense.errors import DTypeError, OutputError, ShapeError
 
 
@@ -132,6 +133,11 @@ def address(view) -> int:
     """Return where a device array begins."""
     pointer = getattr(view, "device_ctypes_pointer", None)
     return view.ctypes.data if pointer is None else pointer.value or 0
+
+
+def in_chunks(*views) -> bool:
+    """Say whether C-contiguous device arrays, and each of their rows, begin at a multiple of 16 bytes."""
+    return all((address(view) | tuple(view.shape)[-1] * view.dtype.itemsize) % CHUNK == 0 for view in views)
 
 
 def overlap(one, other) -> bool:

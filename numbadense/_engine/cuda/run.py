@@ -9,8 +9,9 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import memory
+from numbadense._engine.cuda import memory, tiles
 from numbadense._engine.cuda import program as program_module
+from numbadense._engine.cuda.primitives import CHUNK
 from numbadense.errors import ActivationError, OptionError, ShapeError
 
 WIDEST = 64  # numbers that a thread's registers can hold twice, in float32
@@ -79,11 +80,11 @@ def _layer(layer: Layer, x, out, dtype: np.dtype, stream):
     if not out.size:
         return out
     m, n = out.shape[0], out.shape[1]
-    tile = compiler.target().dense[dtype.itemsize]
-    blocks = -(-m // tile.rows) * -(-n // tile.columns)
-    down, across = tile.threads
-    kernel = compiler.dense(layer.activation, dtype, tile)
-    compiler.launch(kernel, blocks, (across, down), stream, x, layer.w, layer.b, out)
+    target = compiler.target()
+    tile = tiles.choose(target.dense[dtype.itemsize], m, n, compiler.multiprocessors())
+    in_chunks = memory.in_chunks(x), memory.in_chunks(layer.w, layer.b, out)
+    kernel = compiler.dense(layer.activation, dtype, tile, in_chunks, target.pipelined)
+    compiler.launch(kernel, tile.blocks(m, n), tile.size, stream, x, layer.w, layer.b, out)
     if layer.activation.rowwise:
         _one_dimensional(compiler.rowwise(layer.activation), m, stream, out, out)
     return out
@@ -112,7 +113,8 @@ def activate(activation: activations.Activation, x, out, stream):
             _one_dimensional(compiler.rowwise(activation), rows, stream, source, buffer)
         else:
             flat = source.reshape(x.like.size), buffer.reshape(x.like.size)
-            _one_dimensional(compiler.elementwise(activation), x.like.size, stream, *flat)
+            chunks = -(-x.like.nbytes // CHUNK)
+            _one_dimensional(compiler.elementwise(activation, dtype), chunks, stream, *flat)
         result.deliver(buffer)
     if out is None and isinstance(result.given, np.ndarray) and not x.like.ndim and not isinstance(x.given, np.ndarray):
         return result.given[()]

@@ -1,0 +1,170 @@
+"""What Python has no words for on a device: accesses of 16 bytes, and copies that run while the threads compute.
+
+Arrays are contiguous, whatever their dimensions, and an index counts elements from their beginning: there is no
+wraparound, so that no access pays for one.  A chunk is 16 bytes: four float32, two float64.
+
+Kernels take these names from `numbadense._engine.cuda.primitives`, which knows their NumPy twins.
+"""
+
+from llvmlite import ir
+from numba import cuda
+from numba.core import types
+from numba.cuda.extending import intrinsic
+
+from numbadense._engine.cuda import words
+
+CHUNK = 16
+I32, I64 = ir.IntType(32), ir.IntType(64)
+SHARED = 3  # the address space
+
+fma = words.fused()
+int32 = types.int32  # a conversion
+
+
+def _pointer(context, builder, signature, arguments, at):
+    """Return where the element is that the arguments `at`, an array, and ``at + 1``, an index, say."""
+    data = context.make_array(signature.args[at])(context, builder, arguments[at]).data
+    return builder.gep(data, [context.cast(builder, arguments[at + 1], signature.args[at + 1], types.int64)])
+
+
+def _elements(pointer, count, builder):
+    return [builder.gep(pointer, [I64(q)]) for q in range(count)]
+
+
+def _vector(context, builder, pointer):
+    """Return a pointer to the vector of 16 bytes at `pointer`, and its length."""
+    number = pointer.type.pointee
+    count = CHUNK // context.get_abi_sizeof(number)
+    return builder.bitcast(pointer, ir.VectorType(number, count).as_pointer()), count
+
+
+@intrinsic
+def load1(typing_context, array, index):
+    """Return ``array[index]``."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.load(_pointer(context, builder, signature, arguments, 0))
+
+    return array.dtype(array, index), generate
+
+
+@intrinsic
+def load16(typing_context, registers, at, array, index):
+    """Load a chunk: ``registers[at:at + count] = array[index:index + count]``, aligned in `array`."""
+
+    def generate(context, builder, signature, arguments):
+        source, count = _vector(context, builder, _pointer(context, builder, signature, arguments, 2))
+        loaded = builder.load(source, align=CHUNK)
+        for q, place in enumerate(_elements(_pointer(context, builder, signature, arguments, 0), count, builder)):
+            builder.store(builder.extract_element(loaded, I32(q)), place)
+
+    return types.void(registers, at, array, index), generate
+
+
+@intrinsic
+def store16(typing_context, array, index, registers, at):
+    """Store a chunk: ``array[index:index + count] = registers[at:at + count]``, aligned in `array`."""
+
+    def generate(context, builder, signature, arguments):
+        target, count = _vector(context, builder, _pointer(context, builder, signature, arguments, 0))
+        chunk = ir.Constant(target.type.pointee, ir.Undefined)
+        for q, place in enumerate(_elements(_pointer(context, builder, signature, arguments, 2), count, builder)):
+            chunk = builder.insert_element(chunk, builder.load(place), I32(q))
+        builder.store(chunk, target, align=CHUNK)
+
+    return types.void(array, index, registers, at), generate
+
+
+def _assemble(builder, text, constraints, arguments=()):
+    kind = ir.FunctionType(ir.VoidType(), [value.type for value in arguments])
+    builder.call(ir.InlineAsm(kind, text, constraints, side_effect=True), arguments)
+
+
+def _copy(context, builder, signature, arguments, size, cache):
+    """Emit a copy of `size` bytes: of none, and zeros, where it is not wanted; where that is does not matter then."""
+    target = _pointer(context, builder, signature, arguments, 0)
+    target = builder.ptrtoint(builder.addrspacecast(target, target.type.pointee.as_pointer(SHARED)), I32)
+    source = builder.ptrtoint(_pointer(context, builder, signature, arguments, 2), I64)
+    wanted = builder.icmp_unsigned("!=", arguments[4], ir.Constant(arguments[4].type, 0))
+    text = f"cp.async.{cache}.shared.global [$0], [$1], {size}, $2;"
+    _assemble(builder, text, "r,l,r,~{memory}", (target, source, builder.select(wanted, I32(size), I32(0))))
+
+
+@intrinsic
+def copy16(typing_context, shared, at, array, index, wanted):
+    """Begin the copy of a chunk from global to shared memory, aligned in both; of zeros where it is not `wanted`."""
+
+    def generate(context, builder, signature, arguments):
+        _copy(context, builder, signature, arguments, CHUNK, "cg")
+
+    return types.void(shared, at, array, index, types.boolean), generate
+
+
+@intrinsic
+def copy1(typing_context, shared, at, array, index, wanted):
+    """Begin the copy of an element from global to shared memory; of zero where it is not `wanted`."""
+
+    def generate(context, builder, signature, arguments):
+        size = context.get_abi_sizeof(context.get_value_type(signature.args[0].dtype))
+        _copy(context, builder, signature, arguments, size, "ca")
+
+    return types.void(shared, at, array, index, types.boolean), generate
+
+
+def _instruction(text):
+    @intrinsic
+    def instruction(typing_context):
+        def generate(context, builder, signature, arguments):
+            _assemble(builder, text, "~{memory}")
+
+        return types.void(), generate
+
+    return instruction
+
+
+commit = _instruction("cp.async.commit_group;")  # the copies begun since the last one are a group
+
+
+def make_wait(pending):
+    """Return the function that waits until at most `pending` groups of this thread's copies are under way."""
+    return _instruction(f"cp.async.wait_group {pending};")
+
+
+def _special(register):
+    """Return the function that reads a register of the hardware, each time anew: the compiler does not keep it."""
+
+    @intrinsic
+    def special(typing_context):
+        def generate(context, builder, signature, arguments):
+            kind = ir.FunctionType(I32, [])
+            return builder.call(ir.InlineAsm(kind, f"mov.u32 $0, %{register};", "=r", side_effect=True), [])
+
+        return types.uint32(), generate
+
+    return special
+
+
+thread = _special("tid.x")
+block_number = _special("ctaid.x")
+
+
+@intrinsic
+def address(typing_context, array):
+    """Return where an array begins."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ptrtoint(context.make_array(array)(context, builder, arguments[0]).data, I64)
+
+    return types.int64(array), generate
+
+
+def make_shared(jit, size, element):
+    """Return the function that gives all threads of a block the same `size` elements of shared memory, aligned.
+
+    One call of it in a kernel is one array.
+    """
+
+    def shared():
+        return cuda.shared.array(size, element, CHUNK)
+
+    return jit(shared)

@@ -1,0 +1,138 @@
+"""NumPy twins of the primitives of `numbadense._engine.cuda.ptx`, for numba's simulator.
+
+They are stricter than a device: an access that is not aligned, or leaves its array, fails; shared memory is full of NaN
+at first, in every block; a copy to it arrives when its thread waits for it, and no sooner, with NaN in its place until
+then; and no thread may store to shared memory while a copy is under way.
+"""
+
+import threading
+
+import numpy as np
+
+from numbadense import scalar_math
+
+CHUNK = 16
+fma = scalar_math.fma  # through float64 in float32, exactly in float64
+SHARED, UNDER_WAY = "numbadense_shared", "numbadense_under_way"  # what a simulated block has
+_allocating = threading.Lock()
+
+
+def _block():
+    return threading.current_thread()._manager
+
+
+class _Copies(threading.local):
+    """The copies of one thread that are under way, in groups; the last is still open."""
+
+    def __init__(self):
+        self.groups = [[]]
+
+
+_copies = _Copies()
+
+
+def _part(array, index, count):
+    """Elements of an array in the order of memory; never from its end, as a negative index would."""
+    flat = np.asarray(array).reshape(-1)
+    assert 0 <= index <= flat.size - count, f"{count} elements from {index} on leave an array of {flat.size}"
+    return flat[index : index + count]
+
+
+def _chunk(array, index):
+    part = _part(array, index, CHUNK // array.dtype.itemsize)
+    assert part.ctypes.data % CHUNK == 0, f"element {index} is not aligned for a chunk"
+    return part
+
+
+def load1(array, index):
+    """Return an element."""
+    return _part(array, index, 1)[0]
+
+
+def load16(registers, at, array, index):
+    """Load a chunk."""
+    chunk = _chunk(array, index)
+    _part(registers, at, chunk.size)[:] = chunk
+
+
+def store16(array, index, registers, at):
+    """Store a chunk."""
+    held = vars(_block())
+    if any(array is shared for shared in held.get(SHARED, {}).values()):
+        assert not held.get(UNDER_WAY), "copies that are under way may overwrite what is stored to shared memory"
+    chunk = _chunk(array, index)
+    chunk[:] = _part(registers, at, chunk.size)
+
+
+def copy16(shared, at, array, index, wanted):
+    """Begin the copy of a chunk, or of zeros."""
+    _begin(_chunk(shared, at), _chunk(array, index) if wanted else 0)
+
+
+def copy1(shared, at, array, index, wanted):
+    """Begin the copy of an element, or of zero."""
+    _begin(_part(shared, at, 1), _part(array, index, 1) if wanted else 0)
+
+
+def _begin(target, source):
+    copy = target, np.array(source)
+    target.fill(np.nan)  # what is there may be overwritten from now on
+    _copies.groups[-1].append(copy)
+    vars(_block()).setdefault(UNDER_WAY, set()).add(id(copy))
+
+
+def commit():
+    """Close the group of the copies begun since the last one."""
+    _copies.groups.append([])
+
+
+def make_wait(pending):
+    """Return the function that lets copies arrive until at most `pending` groups are under way."""
+
+    def wait():
+        while len(_copies.groups) - 1 > pending:
+            for copy in _copies.groups.pop(0):
+                copy[0][:] = copy[1]
+                vars(_block())[UNDER_WAY].discard(id(copy))
+
+    return wait
+
+
+def int32(number):
+    """Return a number, which has to fit 32 bits; its sums and products need not, as in compiled code."""
+    assert -(2**31) <= number < 2**31, f"{number} does not fit 32 bits"
+    return int(number)
+
+
+def thread():
+    """Return the number of the thread in its block."""
+    return threading.current_thread().threadIdx.x
+
+
+def block_number():
+    """Return the number of the block."""
+    return threading.current_thread().blockIdx.x
+
+
+def address(array):
+    """Return where an array begins."""
+    return np.asarray(array).ctypes.data
+
+
+def make_shared(jit, size, element):
+    """Return the function that gives all threads of a block the same `size` elements of shared memory."""
+
+    def shared():
+        with _allocating:
+            held = vars(_block()).setdefault(SHARED, {})
+            if shared not in held:
+                held[shared] = _poisoned(size, element)
+        return held[shared]
+
+    return shared
+
+
+def _poisoned(size, element):
+    room = np.full(size * np.dtype(element).itemsize + CHUNK, 0xFF, np.uint8)  # all ones: NaN
+    aligned = room[-room.ctypes.data % CHUNK :]
+    return aligned[: size * np.dtype(element).itemsize].view(element)
