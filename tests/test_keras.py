@@ -343,6 +343,11 @@ def test_an_input_shape_may_be_unknown(load):
         assert np.array_equal(load(name, changed(name, change))(x), load(name)(x))
 
 
+def test_an_input_of_integers_is_refused(refused):
+    name, text = "3/mlp_float32.keras", "takes numbers of 'int32', to which Keras casts them"
+    refused(name, text, changed(name, lambda config: config["config"]["layers"][0]["config"].update(dtype="int32")))
+
+
 def test_a_graph_that_is_damaged_is_refused(refused):
     def nodes(index, given):
         return lambda config: config["config"]["layers"][index].update(inbound_nodes=given)
