@@ -71,4 +71,4 @@ html_theme_options = {
 }
 html_static_path = ["static"]
 html_css_files = ["wide.css"]
-html_sidebars = {"architecture": [], "gallery/*": [], "index": []}
+html_sidebars = {"architecture": [], "arrays": [], "gallery/*": [], "index": []}
