@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from numbadense.once import once
 
 if TYPE_CHECKING:
     from numbadense.layer import Dense
@@ -19,14 +20,14 @@ class OverArrays:
     metadata: Mapping[str, str]
     __name__ = "Sequential"  # by which Dask names the tasks of what it takes for a function
 
-    @functools.cached_property
+    @once
     def feature_names(self) -> tuple[str, ...] | None:
         """``metadata["feature_names"]``, a JSON list of text, or None: what the columns of a frame have to be."""
         from numbadense._engine import validate
 
         return validate.feature_names(self.metadata, self.layers[0].n_in)
 
-    @functools.cached_property
+    @once
     def _digest(self) -> str:
         from numbadense._engine import lazy
 

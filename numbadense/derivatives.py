@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from numbadense.once import once
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -25,13 +27,13 @@ class Differentiable:
     def _program(self) -> Program:
         raise NotImplementedError
 
-    @functools.cached_property
+    @once
     def _forward_derivatives(self) -> Differential:
         from numbadense._engine import derivatives
 
         return derivatives.for_tangents(self._program, self.layers)
 
-    @functools.cached_property
+    @once
     def _jacobian_derivatives(self) -> Differential:
         from numbadense._engine import derivatives
 
@@ -41,13 +43,13 @@ class Differentiable:
         """Return both, built if they are not there: for tangents and for Jacobians."""
         return self._forward_derivatives, self._jacobian_derivatives
 
-    @functools.cached_property
+    @once
     def _jvp(self) -> Callable[..., Any]:
         from numbadense._engine import derivatives
 
         return functools.partial(derivatives.jvp, self._forward_derivatives)
 
-    @functools.cached_property
+    @once
     def _jacobian(self) -> Callable[..., Any]:
         from numbadense._engine import derivatives
 

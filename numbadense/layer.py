@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from numbadense import activations
 from numbadense.errors import NonFiniteWarning
+from numbadense.once import once
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -145,7 +145,7 @@ class Dense:
             return out  # type: ignore[return-value]
         return alone(x, out=out, threads=threads)
 
-    @functools.cached_property
+    @once
     def _alone(self) -> Sequential:
         from numbadense.model import Sequential
 

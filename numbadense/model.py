@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from numbadense.arrays import OverArrays
 from numbadense.derivatives import Differentiable
 from numbadense.errors import DeviceError, OptionError, ShapeError
 from numbadense.layer import Dense, dtypes, table
+from numbadense.once import once
 
 if TYPE_CHECKING:
     import os
@@ -96,41 +96,41 @@ class Sequential(OverArrays, Differentiable):
         """Features out."""
         return self.layers[-1].n_out
 
-    @functools.cached_property
+    @once
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64: what the network computes in, and the dtype of its results."""
         return np.result_type(*(layer.dtype for layer in self.layers))
 
-    @functools.cached_property
+    @once
     def storage(self) -> str:
         """What the packed weights are kept in: ``"float16"`` or ``"bfloat16"`` if all layers are, or else `dtype`."""
         kinds = {layer.storage for layer in self.layers}
         return kinds.pop() if len(kinds) == 1 else self.dtype.name
 
-    @functools.cached_property
+    @once
     def _program(self) -> Program:
         from numbadense._engine import program
 
         layers = [program.Layer(layer._kept, layer.b, layer.activation) for layer in self.layers]
         return program.build(layers, self.dtype)
 
-    @functools.cached_property
+    @once
     def _forward(self) -> Callable[..., NDArray[Any]]:
         from numbadense._engine import run
 
         return run.bind(self._program, self)
 
-    @functools.cached_property
+    @once
     def _direct(self) -> Callable[..., int]:
         from numbadense._engine import run
 
         return run.direct_network(self._program)
 
-    @functools.cached_property
+    @once
     def _address(self) -> int:
         return self._program.address
 
-    @functools.cached_property
+    @once
     def jit(self) -> Network:
         """The network for the user's own compiled functions: an argument ``f`` that they call, ``f(x, out)``.
 
@@ -140,7 +140,7 @@ class Sequential(OverArrays, Differentiable):
 
         return jit.Network(self)
 
-    @functools.cached_property
+    @once
     def ctypes(self) -> Any:
         """The network as a C function, ``int64 f(const T *x, T *out, int64 m)``: a ``ctypes`` function.
 

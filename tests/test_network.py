@@ -1,5 +1,6 @@
 import pickle
 import threading
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from numba import config
 
 import numbadense as nd
+from numbadense._engine import program
 
 activation = st.sampled_from(["identity", "sigmoid", "relu", "tanh", "elu", "silu", "gelu", "softplus", "mish"])
 
@@ -187,6 +189,28 @@ def test_many_threads_may_call_one_network(net):
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
+
+
+def test_a_network_is_built_once_even_if_many_threads_ask_at_once(net, monkeypatch):
+    built, build, start = [], program.build, threading.Barrier(8)
+
+    def slow(*arguments):
+        time.sleep(0.05)
+        built.append(build(*arguments))
+        return built[-1]
+
+    monkeypatch.setattr(program, "build", slow)
+    fresh, x = nd.Sequential(net.layers), np.ones((3, net.n_in), np.float32)
+    expected = net(x)
+
+    def work(_):
+        start.wait()
+        return fresh._address, fresh(x)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(work, range(8)))
+    assert len(built) == 1 and {address for address, _ in found} == {built[0].address}
+    assert all(np.array_equal(y, expected) for _, y in found)
 
 
 def test_summary_has_every_layer(net):

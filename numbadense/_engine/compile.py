@@ -5,7 +5,6 @@ import functools
 import hashlib
 import itertools
 import math
-import threading
 import time
 import types as python_types
 import uuid
@@ -13,6 +12,7 @@ import uuid
 import numba
 import numpy as np
 from numba import types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 from numbadense import activations, scalar_math
@@ -35,7 +35,7 @@ C_FUNCTIONS = {"rows": inside.make_rows, "number": inside.make_number, "numbers"
 DIRECT_SIGNATURE = types.intp(types.intp, operand.operand, operand.operand)
 DIRECT = operand.readable()  # whether kernels can read the fields of arrays
 
-_lock = threading.RLock()
+_lock = global_compiler_lock  # numba's own: with one of ours, two threads could wait for each other's
 
 
 def _once(function):
