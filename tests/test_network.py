@@ -199,9 +199,9 @@ def test_a_network_is_built_once_even_if_many_threads_ask_at_once(net, monkeypat
         built.append(build(*arguments))
         return built[-1]
 
-    monkeypatch.setattr(program, "build", slow)
     fresh, x = nd.Sequential(net.layers), np.ones((3, net.n_in), np.float32)
     expected = net(x)
+    monkeypatch.setattr(program, "build", slow)
 
     def work(_):
         start.wait()
