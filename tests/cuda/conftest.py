@@ -34,9 +34,9 @@ def launches(gpu, monkeypatch):
 
     seen, launch = [], compiler.launch
 
-    def watched(kernel, blocks, threads, stream, *arguments):
+    def watched(kernel, blocks, threads, stream, *arguments, **options):
         seen.append((blocks, threads))
-        launch(kernel, blocks, threads, stream, *arguments)
+        launch(kernel, blocks, threads, stream, *arguments, **options)
 
     monkeypatch.setattr(compiler, "launch", watched)
     return seen

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from device_needs import CAPABILITY
 
-import numbadense as nd
+from numbadense.cuda.inside import KNOWN as USUAL
 
 cuda = None  # numba's module, which a kernel below finds among its globals
 CAPABILITIES = [(8, 0), (9, 0), (12, 0)]
 DTYPES = ["float32", "float64"]
-USUAL = nd.cuda.KNOWN
 
 
 @pytest.fixture(scope="session")

@@ -110,10 +110,18 @@ def _load_four(array, index):
     return tuple(array[j] for j in range(index, index + FOUR))
 
 
-def launch(kernel, blocks: int, threads, stream, *arguments) -> None:
-    """Run a kernel, without numba's advice on small grids and NumPy's on what the simulator computes."""
+def launch(kernel, blocks: int, threads, stream, *arguments, shared: int = 0) -> None:
+    """Run a kernel with `shared` bytes of dynamic shared memory.
+
+    Numba's advice on small grids, and NumPy's on what the simulator computes, are for others.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Grid size .* low occupancy")
         if simulated():
             warnings.simplefilter("ignore", RuntimeWarning)
-        kernel[blocks, threads, stream](*arguments)
+        kernel[blocks, threads, stream, shared](*arguments)
+
+
+def launch_one_dimensional(kernel, work: int, stream, *arguments) -> None:
+    """Run a kernel that walks its work in strides of the grid."""
+    launch(kernel, min(target().blocks, -(-work // target().threads)), target().threads, stream, *arguments)

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+from typing import Any
 
 from numbadense.errors import DeviceError
 
@@ -47,6 +48,14 @@ def require() -> None:
     reason = why_not()
     if reason is not None:
         raise DeviceError(f"CUDA cannot be used: {reason}.")
+
+
+def engine() -> Any:
+    """Return the module that runs kernels, which imports numba's CUDA target; `DeviceError` if it cannot be used."""
+    require()
+    from numbadense._engine.cuda import run
+
+    return run
 
 
 def _line(error) -> str:

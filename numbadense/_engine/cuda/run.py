@@ -1,35 +1,21 @@
 """From operands to kernels: check, upload, launch, bring back."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import memory, tiles
+from numbadense._engine.cuda import memory
 from numbadense._engine.cuda import program as program_module
 from numbadense._engine.cuda.primitives import CHUNK
+from numbadense._engine.cuda.steps import Layer, Step, of_network
 from numbadense.errors import ActivationError, OptionError, ShapeError
 
+__all__ = ["activate", "dense", "forward_of", "network", "of_network", "program"]
+
 WIDEST = 64  # numbers that a thread's registers can hold twice, in float32
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A dense layer on the device: `w` ``(n_in, n_out)`` and `b` ``(n_out,)``, C-contiguous, of one dtype."""
-
-    w: Any
-    b: Any
-    activation: activations.Activation
-
-
-def upload(layer, dtype: np.dtype) -> Layer:
-    """Return a copy of a layer, anything with ``w``, ``b`` and ``activation``, on the device."""
-    b = validate.zeros(layer.w.shape[1], dtype) if layer.b is None else layer.b
-    return Layer(memory.upload(layer.w, dtype, 0), memory.upload(b, dtype, 0), activations.get(layer.activation))
 
 
 def dense(x, w, b, activation, out, stream):
@@ -49,45 +35,31 @@ def dense(x, w, b, activation, out, stream):
     return forward((Layer(weights, biases, chosen),), x, out, dtype, stream)
 
 
-def network(layers: tuple[Layer, ...], x, out, dtype: np.dtype, owner, stream):
-    """Return the output of a network of at least one layer; `owner` is what `x` must fit, for the error."""
+def network(steps: tuple[Step, ...], x, out, dtype: np.dtype, owner, stream):
+    """Return the output of a network of at least one step; `owner` is what `x` must fit, for the error."""
     x = memory.operand("x", x)
     validate.compute_dtype("x", x.like)
     if x.like.ndim == 0 or x.shape[-1] != owner.n_in:
         raise validate.features_error(x.like, owner)
-    return forward(layers, x, out, dtype, memory.stream_of(stream))
+    return forward(steps, x, out, dtype, memory.stream_of(stream))
 
 
-def forward(layers: tuple[Layer, ...], x: memory.Operand, out, dtype: np.dtype, stream):
-    """Propagate validated `x` through `layers`, one after the other."""
-    n_in, n_out = layers[0].w.shape[0], layers[-1].w.shape[1]
+def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, stream):
+    """Propagate validated `x` through `steps`, one after the other."""
+    n_in, n_out = steps[0].n_in, steps[-1].n_out
     shape = (*x.shape[:-1], n_out)
     result = memory.Result(x, out, shape, dtype, stream)
     m = int(np.prod(shape[:-1], dtype=np.int64))
     if not m * n_out:
         return result.given
     a = memory.matrix(x, m, n_in, dtype, stream)
-    for layer in layers[:-1]:
-        a = _layer(layer, a, memory.empty((m, layer.w.shape[1]), dtype, stream), dtype, stream)
-    last = layers[-1]
-    inputs = tuple(array for layer in layers for array in (layer.w, layer.b))
-    buffer = result.buffer(m, n_out, (a, *inputs))
-    return result.deliver(_layer(last, a, buffer, dtype, stream))
-
-
-def _layer(layer: Layer, x, out, dtype: np.dtype, stream):
-    """Run one layer from `x` to `out`, C-contiguous matrices of rows, and return `out`."""
-    if not out.size:
-        return out
-    m, n = out.shape[0], out.shape[1]
-    target = compiler.target()
-    tile = tiles.choose(target.dense[dtype.itemsize], m, n, compiler.multiprocessors())
-    in_chunks = memory.in_chunks(x), memory.in_chunks(layer.w, layer.b, out)
-    kernel = compiler.dense(layer.activation, dtype, tile, in_chunks, target.pipelined)
-    compiler.launch(kernel, tile.blocks(m, n), tile.size, stream, x, layer.w, layer.b, out)
-    if layer.activation.rowwise:
-        _one_dimensional(compiler.rowwise(layer.activation), m, stream, out, out)
-    return out
+    for step in steps[:-1]:
+        between = memory.empty((m, step.n_out), dtype, stream)
+        step.run(a, between, stream)
+        a = between
+    buffer = result.buffer(m, n_out, (a, *(array for step in steps for array in step.arrays)))
+    steps[-1].run(a, buffer, stream)
+    return result.deliver(buffer)
 
 
 def activate(activation: activations.Activation, x, out, stream):
@@ -110,21 +82,15 @@ def activate(activation: activations.Activation, x, out, stream):
             same = result.target.view is not None and memory.address(result.target.view) == memory.address(source)
             buffer = result.buffer(rows, columns, () if same else (source,))
         if activation.rowwise:
-            _one_dimensional(compiler.rowwise(activation), rows, stream, source, buffer)
+            compiler.launch_one_dimensional(compiler.rowwise(activation), rows, stream, source, buffer)
         else:
             flat = source.reshape(x.like.size), buffer.reshape(x.like.size)
             chunks = -(-x.like.nbytes // CHUNK)
-            _one_dimensional(compiler.elementwise(activation, dtype), chunks, stream, *flat)
+            compiler.launch_one_dimensional(compiler.elementwise(activation, dtype), chunks, stream, *flat)
         result.deliver(buffer)
     if out is None and isinstance(result.given, np.ndarray) and not x.like.ndim and not isinstance(x.given, np.ndarray):
         return result.given[()]
     return result.given
-
-
-def _one_dimensional(kernel, work: int, stream, *arguments) -> None:
-    """Launch a kernel that walks its work in strides of the grid."""
-    target = compiler.target()
-    compiler.launch(kernel, min(target.blocks, -(-work // target.threads)), target.threads, stream, *arguments)
 
 
 def program(weights, biases, chosen, dtype: np.dtype, width: int, known):

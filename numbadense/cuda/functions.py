@@ -1,0 +1,117 @@
+"""Dense layers and activations as functions of arrays on a device."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from numbadense import activations
+from numbadense._engine.cuda import device
+
+
+class DeviceActivationFunction(Protocol):
+    """An activation over arrays on a device, such as ``numbadense.cuda.sigmoid``."""
+
+    activation: activations.Activation
+
+    def __call__(self, x: Any, out: Any = None, *, stream: Any = 0) -> Any:
+        """Return the activation of x."""
+
+
+def dense(x: Any, w: Any, b: Any = None, activation: Any = None, *, out: Any = None, stream: Any = 0) -> Any:
+    """Forward propagation through one dense layer on a CUDA device: ``activation(x @ w + b)``.
+
+    Parameters
+    ----------
+    x : array_like or device array, shape (..., n_in)
+        Examples in rows.  A 1-D `x` is one example and gives a 1-D result.
+    w : array_like or device array, shape (n_in, n_out)
+        Weights, a column for each neuron.  PyTorch keeps the transpose: pass ``weight.T``.
+    b : array_like or device array, shape (n_out,) or (1, n_out), optional
+        Biases; zero by default.
+    activation : str, Activation or function, optional
+        A name such as ``"sigmoid"``, or a function such as :func:`numbadense.sigmoid`; none by default.
+    out : ndarray or device array, shape (..., n_out), optional
+        Where to write the result, on either side.  It may overlap the operands.
+    stream : numba stream or int, optional
+        Where to queue the work: a stream of Numba's, or the handle of another library's.  Work that ends in a NumPy
+        array is waited for.
+
+    Returns
+    -------
+    array of the kind of `x`, shape (..., n_out), float32 or float64
+        `out`, if given.  The dtype is what NumPy promotes the operands to; integers count as float64, half precision
+        as float32.
+
+    Raises
+    ------
+    DeviceError
+        If CUDA cannot be used.
+    ShapeError
+        If the shapes do not fit each other, or a device array of three dimensions or more is not contiguous.
+    DTypeError
+        If an operand is complex, an object, a string or a masked array.
+    ActivationError
+        If there is no such activation.
+    OutputError
+        If `out` cannot take the result.
+
+    Notes
+    -----
+    Each output is the bias plus the products in the order of the features, one fused multiply-add at a time, as on the
+    CPU, in true float32 or float64: tensor cores are not used.  Device arrays that are not C-contiguous, such as
+    ``weight.T``, are copied first.  Rows that begin at multiples of 16 bytes (the features and outputs multiples of
+    four in float32, of two in float64) are moved 16 bytes at a time, others element by element.  The kernels have been
+    compiled, and run in the simulator; how fast they are on a device has not been measured.
+
+    Examples
+    --------
+    >>> import numbadense as nd
+    >>> nd.cuda.dense([[200, 17]], [[1, -3, 5], [-2, 4, -6]], [[-1, 1, 2]], "relu")  # doctest: +SKIP
+    array([[165.,   0., 900.]])
+    """
+    return device.engine().dense(x, w, b, activation, out, stream)
+
+
+def over_arrays(entry: activations.Activation) -> DeviceActivationFunction:
+    """Return the activation as a function of arrays."""
+
+    def function(x: Any, out: Any = None, *, stream: Any = 0) -> Any:
+        return device.engine().activate(entry, x, out, stream)
+
+    function.__name__ = function.__qualname__ = entry.name
+    function.__module__ = "numbadense.cuda"
+    function.__doc__ = _docstring(entry)
+    function.activation = entry  # type: ignore[attr-defined]
+    return function  # type: ignore[return-value]
+
+
+def _docstring(entry: activations.Activation) -> str:
+    summary = (entry.function.__doc__ or f"The activation {entry.name}.").strip().partition("\n")[0]
+    shape = "(..., n), its rows along the last axis" if entry.rowwise else "any"
+    return f"""{summary}
+
+    Parameters
+    ----------
+    x : array_like or device array, shape {shape}
+        Integers count as float64, half precision as float32.
+    out : ndarray or device array, of the shape of `x`, optional
+        Where to write the result, on either side; `x` itself will do.
+    stream : numba stream or int, optional
+        Where to queue the work, as in :func:`numbadense.cuda.dense`.
+
+    Returns
+    -------
+    array of the kind and shape of `x`, float32 or float64
+        `out`, if given.
+
+    Raises
+    ------
+    DeviceError
+        If CUDA cannot be used.
+    ShapeError, DTypeError, OutputError
+        If an argument does not fit.
+
+    See Also
+    --------
+    numbadense.{entry.name} : The same on the CPU.
+"""
