@@ -136,8 +136,8 @@ def _registers(builder, first, count):
     return [builder.gep(first, [I64(q)]) for q in range(count)]
 
 
-def _tied(count, first):
-    """Constraints of registers that are read and written; `first` operands come between."""
+def _tied(count):
+    """Return the constraints of registers that are read and written: as outputs, and as inputs."""
     return ["=f"] * count, [str(q) for q in range(count)]
 
 
@@ -155,7 +155,7 @@ def make_multiply(columns, kind, depth, lanes):
         f"wgmma.mma_async.sync.aligned.m64n{columns}k{depth}.f32.{kind}.{kind} "
         f"{{{places}}}, ${count}, ${count + 1}, more, 1, 1{major};\n}}"
     )
-    outputs, inputs = _tied(count, 3)
+    outputs, inputs = _tied(count)
     constraints = ",".join([*outputs, "l", "l", "r", *inputs, "~{memory}"])
 
     @intrinsic
@@ -179,7 +179,7 @@ def _through(builder, text, constraints, values, held):
 
 def make_multiply_end(count, lanes):
     """Return ``end(total)``: wait for all multiplications; only then are the `count` sums in registers there."""
-    outputs, inputs = _tied(count, 0)
+    outputs, inputs = _tied(count)
     constraints = ",".join([*outputs, *inputs, "~{memory}"])
 
     @intrinsic
@@ -223,6 +223,23 @@ def store_four(typing_context, array, index, registers, at):
 
 
 @intrinsic
+def store_halves(typing_context, array, index, registers):
+    """Store eight elements of 16 bits at once: ``array[index:index + 8] = registers``, aligned."""
+
+    def generate(context, builder, signature, arguments):
+        target = _pointer(context, builder, signature, arguments, 0)
+        held = context.make_array(registers)(context, builder, arguments[2]).data
+        halves = [builder.zext(builder.load(place), I32) for place in _registers(builder, held, 8)]
+        words = ir.Constant(ir.VectorType(I32, 4), ir.Undefined)  # a vector of eight would be stored one by one
+        for q in range(4):
+            word = builder.or_(halves[2 * q], builder.shl(halves[2 * q + 1], I32(16)))
+            words = builder.insert_element(words, word, I32(q))
+        builder.store(words, builder.bitcast(target, words.type.as_pointer()), align=16)
+
+    return types.void(array, index, registers), generate
+
+
+@intrinsic
 def load_four(typing_context, registers, at, address):
     """Load four float32 from shared memory at `address`, a multiple of 16 bytes."""
 
@@ -251,3 +268,19 @@ def make_narrow(kind):
         return types.uint16(x), generate
 
     return narrow
+
+
+def _approximate(name):
+    @intrinsic
+    def approximate(typing_context, x):
+        def generate(context, builder, signature, arguments):
+            code = ir.InlineAsm(ir.FunctionType(F32, [F32]), f"{name}.approx.ftz.f32 $0, $1;", "=f,f")
+            return builder.call(code, [context.cast(builder, arguments[0], signature.args[0], types.float32)])
+
+        return types.float32(x), generate
+
+    return approximate
+
+
+power_of_two = _approximate("ex2")  # 2**x
+reciprocal = _approximate("rcp")  # 1/x

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from numbadense._engine.cuda.twin import CHUNK, _allocating, _block, _part
+from numbadense._engine.cuda.twin import CHUNK, _allocating, _block, _chunk, _part
 
 ROW, WARPS = 128, 4
 ALIGNED, UNALIGNED = 1024, 16  # what swizzled tiles are aligned to; where dynamic shared memory begins
@@ -203,11 +203,11 @@ def map_fence(address):
     _shared().maps.add((_me(), address))
 
 
-def encode(address, itemsize, extents, pitch, box):
-    """Return the words of a map: a matrix of ``extents`` (columns, rows) with a box of so many."""
-    assert address % CHUNK == 0 == pitch % CHUNK and min(extents) > 0
-    assert box[0] * itemsize == ROW and 0 < box[1] <= 256
-    return np.array([MAP, address, itemsize, *extents, pitch, *box] + [0] * (WORDS - 8), np.uint64)
+def encode(address, itemsize, columns, rows, pitch, high):
+    """Return the words of a map of the simulator: of a matrix, rows `pitch` bytes apart, for boxes `high` rows high."""
+    assert address % CHUNK == 0 == pitch % CHUNK and min(rows, columns) > 0 and pitch >= columns * itemsize
+    assert 0 < high <= 256
+    return np.array([MAP, address, itemsize, columns, rows, pitch, ROW // itemsize, high] + [0] * (WORDS - 8), np.uint64)
 
 
 def _swizzled(addresses):
@@ -436,6 +436,11 @@ def store_four(array, index, registers, at):
     four[:] = _part(registers, at, 4)
 
 
+def store_halves(array, index, registers):
+    """Store eight elements of 16 bits at once."""
+    _chunk(array, index)[:] = _part(registers, 0, 8)
+
+
 def make_narrow(kind):
     """Return ``narrow(x)``: the bits of float32 `x` rounded to nearest, ties to even, as bf16 or fp16."""
 
@@ -445,4 +450,22 @@ def make_narrow(kind):
         bits = int(np.float32(x).view(np.uint32))
         return np.uint16((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
 
-    return to_bf16 if kind == "bf16" else lambda x: np.float32(x).astype(np.float16).view(np.uint16)
+    def to_fp16(x):
+        with np.errstate(over="ignore"):
+            return np.float32(x).astype(np.float16).view(np.uint16)
+
+    return to_bf16 if kind == "bf16" else to_fp16
+
+
+def power_of_two(x):
+    """Return 2**x, with 0 for what is not a normal number."""
+    return _normal(np.exp2(np.float32(x)))
+
+
+def reciprocal(x):
+    """Return 1/x, with 0 for what is not a normal number."""
+    return _normal(np.float32(1) / _normal(np.float32(x)))
+
+
+def _normal(x):
+    return np.copysign(np.float32(0), x) if abs(x) < np.finfo(np.float32).tiny else x
