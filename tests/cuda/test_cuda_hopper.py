@@ -35,9 +35,9 @@ def simulator(gpu):
 @pytest.fixture
 def impatient(monkeypatch):
     """Give up soon on threads that nobody wakes."""
-    from numbadense._engine.cuda import twin_hopper
+    from numbadense._engine.cuda.twin import boxes
 
-    monkeypatch.setattr(twin_hopper, "PATIENCE", 1)
+    monkeypatch.setattr(boxes, "PATIENCE", 1)
 
 
 def tiles():
@@ -137,7 +137,7 @@ def test_warps_of_32_threads_have_the_fragments_that_the_kernel_takes_them_for(a
 
 
 def test_bf16_and_fp16_are_rounded_to_nearest_even():
-    from numbadense._engine.cuda import twin_hopper
+    from numbadense._engine.cuda.twin import hopper as twin_hopper
 
     rng = np.random.default_rng(3)
     numbers = np.r_[rng.normal(size=50), 1 + 2.0**-8, 1 + 3 * 2.0**-8, -np.inf, 3.4e38, 1e-7, 65520, 0]
@@ -189,6 +189,16 @@ def test_quick_words_have_16_bits_or_are_right_in_the_end(name):
         for value in (np.inf, -np.inf, np.nan):
             close, right = quick(np.float32(value)), entry.function(np.float64(value))
             assert np.isnan(close) == np.isnan(right) and np.isinf(close) == np.isinf(right), value
+
+
+def test_every_primitive_has_a_twin():
+    from numbadense._engine.cuda.twin import hopper as twin
+
+    try:
+        from numbadense._engine.cuda.ptx import hopper as ptx
+    except ImportError as error:  # numba's own simulator has no code generators
+        pytest.skip(str(error))
+    assert sorted(ptx.__all__) == sorted(twin.__all__)
 
 
 def test_every_tile_of_an_output_is_computed_once():

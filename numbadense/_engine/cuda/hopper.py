@@ -1,4 +1,4 @@
-"""The dense kernel on Hopper: boxes copied by hardware, multiplied by warpgroups, each warpgroup with a part of its own."""
+"""The dense kernel on Hopper: one warpgroup has boxes copied by hardware, two multiply them."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.primitives import address, block_number, int32, thread
 
 if simulated():
-    from numbadense._engine.cuda import twin_hopper as primitives
+    from numbadense._engine.cuda.twin import hopper as primitives
 else:
-    from numbadense._engine.cuda import ptx_hopper as primitives
+    from numbadense._engine.cuda.ptx import hopper as primitives
 
 ROW, ALIGNED = 128, 1024  # bytes of a row of a tile, and what the swizzle of eight rows is aligned to
 WARPS = 4  # of a warpgroup
@@ -92,7 +92,7 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
     Expects `x_map` and `w_map`, tensor maps of x ``(m, k)`` and of w transposed, ``(n, k)``, with boxes of a row of 128
     bytes by ``tile.rows`` and ``tile.columns``; b (n,) float32; out (m, n), C-contiguous, of float32, or of uint16
     where `narrow` rounds to it; and at most as many blocks as there are tiles, of ``tile.size`` threads, with
-    ``tile.shared`` bytes of dynamic shared memory.  `in_fours` says that b, out and each of its rows begin at a multiple
+    ``tile.shared`` bytes of dynamic shared memory.  `in_fours` says that out, and each row of it, begins at a multiple
     of four elements.  Any m, n and k from 1 on.
 
     ::
@@ -101,7 +101,7 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
         warpgroups 1, 2    multiply:            wait until a stage is full, multiply, say that the one before is empty
                            then the epilogue:   32 columns at a time through shared memory, each warp its own
 
-    A block computes every so many-th tile; while its outputs are on their way, the first steps of the next tile are too.
+    A block computes one tile after another; while its outputs are on their way, so are the first steps of the next.
     """
     apart, columns, high, stages, group_high = tile.apart, tile.columns, tile.high, tile.stages, tile.group
     rows, atom, lanes, warpgroup, stage_bytes = tile.rows, tile.atom, tile.lanes, tile.warpgroup, tile.stage

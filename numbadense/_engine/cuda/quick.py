@@ -62,5 +62,7 @@ def vocabulary(jit, power_of_two, reciprocal) -> dict:
         beyond = tail_of(far if t > far else t)
         return beyond if x < zero else one - beyond
 
-    found = {word.__name__: jit(word) for word in (exp, scaled_exp, logistic, scaled_logistic, tanh, weighted_tail, ndtr)}
+    found = {
+        word.__name__: jit(word) for word in (exp, scaled_exp, logistic, scaled_logistic, tanh, weighted_tail, ndtr)
+    }
     return found | {"logistic_high": found["logistic"], "tanh_high": found["tanh"]}

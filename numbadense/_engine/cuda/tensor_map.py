@@ -11,8 +11,9 @@ import functools
 import numpy as np
 from numba import cuda
 
-from numbadense._engine.cuda import memory, twin_hopper
+from numbadense._engine.cuda import memory
 from numbadense._engine.cuda.device import simulated
+from numbadense._engine.cuda.twin import boxes
 from numbadense.errors import DeviceError
 
 ALIGNED, WORDS = 64, 16  # bytes; uint64
@@ -93,7 +94,7 @@ def of(matrix, columns: int, high: int, stream):
 
 
 def _upload(facts, stream):
-    words = twin_hopper.encode(*facts) if simulated() else encode(*facts)
+    words = boxes.encode(*facts) if simulated() else encode(*facts)
     room = memory.empty((2 * WORDS,), words.dtype, stream)
     at = -memory.address(room) % ALIGNED // words.itemsize
     placed = room[at : at + WORDS]

@@ -3,15 +3,47 @@
 A warpgroup is four warps, whose threads call what concerns it together.  Shared memory is dynamic, and has 32-bit
 addresses.  See the PTX ISA, sections wgmma, cp.async.bulk.tensor, mbarrier and setmaxnreg.
 
-Kernels take these names from `numbadense._engine.cuda.hopper`, which knows their NumPy twins.
+Kernels take these names from `primitives` in `numbadense._engine.cuda.hopper`, which knows their NumPy twins.
 """
 
 from llvmlite import ir
 from numba import cuda
-from numba.core import types
+from numba.core import cgutils, types
 from numba.cuda.extending import intrinsic
 
-from numbadense._engine.cuda.ptx import I32, I64, SHARED, _assemble, _instruction, _pointer, _special
+from numbadense._engine.cuda.ptx.memory import I32, I64, SHARED, _assemble, _instruction, elements, pointer, special
+
+__all__ = [
+    "barrier_arrive",
+    "barrier_expect",
+    "barrier_init",
+    "barrier_init_fence",
+    "barrier_wait",
+    "blocks",
+    "copy_box",
+    "descriptor",
+    "float32",
+    "load_four",
+    "local",
+    "make_dynamic",
+    "make_multiply",
+    "make_multiply_commit",
+    "make_multiply_end",
+    "make_multiply_fence",
+    "make_multiply_wait",
+    "make_narrow",
+    "make_registers",
+    "make_sync_warp",
+    "map_fence",
+    "power_of_two",
+    "reciprocal",
+    "store_four",
+    "store_halves",
+    "store_two",
+    "syncthreads",
+    "uint16",
+    "uint32",
+]
 
 F32 = ir.FloatType()
 ROW = 128  # bytes of a row of a tile: what the swizzle permutes
@@ -19,9 +51,8 @@ SWIZZLED_128 = 1 << 62  # bits 62 and 63: the layout of the tile
 EIGHT_ROWS = 8 * ROW // 16 << 32  # bits 32 to 45: from eight rows to the next, in 16 bytes
 NOT_READ = 1 << 16  # bits 16 to 29: a step that swizzled tiles whose rows are 128 bytes do not have
 
-uint64, float32, uint32, int64 = types.uint64, types.float32, types.uint32, types.int64
-uint16 = types.uint16
-syncthreads, blocks = cuda.syncthreads, _special("nctaid.x")
+float32, uint32, uint16 = types.float32, types.uint32, types.uint16
+blocks = special("nctaid.x")
 
 
 def local(size, element):
@@ -74,16 +105,14 @@ def make_dynamic(jit, size):
 barrier_init = _operation("mbarrier.init.shared::cta.b64 [$0], $1;", "rr", types.uint32, types.uint32)
 barrier_init_fence = _instruction("fence.mbarrier_init.release.cluster;")
 barrier_arrive = _operation("mbarrier.arrive.shared::cta.b64 _, [$0];", "r", types.uint32)
-barrier_expect = _operation(
-    "mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "rr", types.uint32, types.uint32
-)
+barrier_expect = _operation("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "rr", types.uint32, types.uint32)
 barrier_wait = _operation(
     "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [$0], $1;\n@!done bra again;\n}",
     "rr",
     types.uint32,
     types.uint32,
 )
-# A map is written by a copy from the host: this lets the unit that copies boxes see it (PTX ISA, fence.proxy.tensormap).
+# A map is written by a copy from the host: this lets the unit that copies boxes see it (fence.proxy.tensormap).
 map_fence = _operation("fence.proxy.tensormap::generic.acquire.sys [$0], 128;", "l", types.int64)
 copy_box = _operation(
     "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [$0], [$1, {$2, $3}], [$4];",
@@ -94,6 +123,17 @@ copy_box = _operation(
     types.int32,
     types.uint32,
 )
+
+
+@intrinsic
+def syncthreads(typing_context):
+    """Wait for all threads of the block."""
+
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.VoidType(), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.nvvm.barrier0"), [])
+
+    return types.void(), generate
 
 
 def make_multiply_fence(lanes):
@@ -132,10 +172,6 @@ def descriptor(typing_context, address):
     return types.uint64(types.uint32), generate
 
 
-def _registers(builder, first, count):
-    return [builder.gep(first, [I64(q)]) for q in range(count)]
-
-
 def _tied(count):
     """Return the constraints of registers that are read and written: as outputs, and as inputs."""
     return ["=f"] * count, [str(q) for q in range(count)]
@@ -161,7 +197,7 @@ def make_multiply(columns, kind, depth, lanes):
     @intrinsic
     def multiply(typing_context, total, at, x, w, more):
         def generate(context, builder, signature, arguments):
-            held = _registers(builder, _pointer(context, builder, signature, arguments, 0), count)
+            held = elements(pointer(context, builder, signature, arguments, 0), count, builder)
             values = [*arguments[2:], *(builder.load(place) for place in held)]
             _through(builder, text, constraints, values, held)
 
@@ -185,7 +221,7 @@ def make_multiply_end(count, lanes):
     @intrinsic
     def end(typing_context, total):
         def generate(context, builder, signature, arguments):
-            held = _registers(builder, context.make_array(total)(context, builder, arguments[0]).data, count)
+            held = elements(context.make_array(total)(context, builder, arguments[0]).data, count, builder)
             values = [builder.load(place) for place in held]
             _through(builder, "wgmma.wait_group.sync.aligned 0;", constraints, values, held)
 
@@ -199,8 +235,8 @@ def store_two(typing_context, address, registers, at):
     """Store two float32 to shared memory at `address`, a multiple of 8 bytes."""
 
     def generate(context, builder, signature, arguments):
-        first = _pointer(context, builder, signature, arguments, 1)
-        values = [arguments[0], *(builder.load(place) for place in _registers(builder, first, 2))]
+        first = pointer(context, builder, signature, arguments, 1)
+        values = [arguments[0], *(builder.load(place) for place in elements(first, 2, builder))]
         _assemble(builder, "st.shared.v2.f32 [$0], {$1, $2};", "r,f,f,~{memory}", values)
 
     return types.void(types.uint32, registers, at), generate
@@ -211,10 +247,10 @@ def store_four(typing_context, array, index, registers, at):
     """Store four elements at once: ``array[index:index + 4] = registers[at:at + 4]``, aligned."""
 
     def generate(context, builder, signature, arguments):
-        target = _pointer(context, builder, signature, arguments, 0)
+        target = pointer(context, builder, signature, arguments, 0)
         number = target.type.pointee
         four = ir.Constant(ir.VectorType(number, 4), ir.Undefined)
-        held = _registers(builder, _pointer(context, builder, signature, arguments, 2), 4)
+        held = elements(pointer(context, builder, signature, arguments, 2), 4, builder)
         for q, place in enumerate(held):
             four = builder.insert_element(four, builder.load(place), I32(q))
         builder.store(four, builder.bitcast(target, four.type.as_pointer()), align=4 * context.get_abi_sizeof(number))
@@ -227,9 +263,9 @@ def store_halves(typing_context, array, index, registers):
     """Store eight elements of 16 bits at once: ``array[index:index + 8] = registers``, aligned."""
 
     def generate(context, builder, signature, arguments):
-        target = _pointer(context, builder, signature, arguments, 0)
+        target = pointer(context, builder, signature, arguments, 0)
         held = context.make_array(registers)(context, builder, arguments[2]).data
-        halves = [builder.zext(builder.load(place), I32) for place in _registers(builder, held, 8)]
+        halves = [builder.zext(builder.load(place), I32) for place in elements(held, 8, builder)]
         words = ir.Constant(ir.VectorType(I32, 4), ir.Undefined)  # a vector of eight would be stored one by one
         for q in range(4):
             word = builder.or_(halves[2 * q], builder.shl(halves[2 * q + 1], I32(16)))
@@ -249,7 +285,7 @@ def load_four(typing_context, registers, at, address):
             kind, "ld.shared.v4.f32 {$0, $1, $2, $3}, [$4];", "=f,=f,=f,=f,r,~{memory}", side_effect=True
         )
         found = builder.call(code, [arguments[2]])
-        for q, place in enumerate(_registers(builder, _pointer(context, builder, signature, arguments, 0), 4)):
+        for q, place in enumerate(elements(pointer(context, builder, signature, arguments, 0), 4, builder)):
             builder.store(builder.extract_value(found, q), place)
 
     return types.void(registers, at, types.uint32), generate
