@@ -10,7 +10,7 @@ from numba import cuda
 from numbadense import activations, scalar_math
 from numbadense._engine.cuda import elementwise as elementwise_module
 from numbadense._engine.cuda import forward as forward_module
-from numbadense._engine.cuda import hopper, narrowing, quick, simt, tiles, words
+from numbadense._engine.cuda import dynamic, hopper, narrowing, quick, simt, tiles, words
 from numbadense._engine.cuda import rowwise as rowwise_module
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.program import FOUR, code_of
@@ -155,6 +155,8 @@ def launch(kernel, blocks: int, threads, stream, *arguments, shared: int = 0) ->
         warnings.filterwarnings("ignore", "Grid size .* low occupancy")
         if simulated():
             warnings.simplefilter("ignore", RuntimeWarning)
+        else:
+            dynamic.allow(kernel, arguments, shared)
         kernel[blocks, threads, stream, shared](*arguments)
 
 
