@@ -8,9 +8,9 @@ import numpy as np
 from numba import cuda
 
 from numbadense import activations, scalar_math
+from numbadense._engine.cuda import dynamic, hopper, narrowing, quick, simt, tiles, words
 from numbadense._engine.cuda import elementwise as elementwise_module
 from numbadense._engine.cuda import forward as forward_module
-from numbadense._engine.cuda import dynamic, hopper, narrowing, quick, simt, tiles, words
 from numbadense._engine.cuda import rowwise as rowwise_module
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.program import FOUR, code_of
