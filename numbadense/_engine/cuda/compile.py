@@ -10,6 +10,7 @@ from numba import cuda
 from numbadense import activations, scalar_math
 from numbadense._engine.cuda import elementwise as elementwise_module
 from numbadense._engine.cuda import forward as forward_module
+from numbadense._engine.cuda import fused as fused_module
 from numbadense._engine.cuda import rowwise as rowwise_module
 from numbadense._engine.cuda import simt, tiles, words
 from numbadense._engine.cuda.device import simulated
@@ -100,10 +101,26 @@ def forward(width: int, chosen: tuple):
         module = types.SimpleNamespace(local=types.SimpleNamespace(array=np.empty))
     else:
         device, load, fma, module = _device, words.load_four(), words.fused(), cuda
+    return device(forward_module.make_forward(width, module, load, fma, *_choices(device, chosen)))
+
+
+@functools.cache
+def fused(tile, dtype: np.dtype, chosen: tuple, streamed: bool, in_chunks: tuple[bool, bool]):
+    """Return the kernel ``fused(programs, x, out, m, per, shares)`` for networks of these activations.
+
+    Identity is among them.  `in_chunks` says whether x, and out, is read and written 16 bytes at a time.
+    """
+    choices = _choices(_inlined, chosen)
+    return _kernel(
+        fused_module.make_fused(tile, dtype, _inlined, *choices, streamed, *in_chunks), tile.size, tile.resident
+    )
+
+
+def _choices(device, chosen: tuple):
+    """Return what applies an element-wise activation to registers, and a row-wise one to a row, by its code."""
     each = [(code_of(entry), device(forward_module.make_each(scalar(entry)))) for entry in chosen if not entry.rowwise]
     whole = [(code_of(entry), scalar(entry)) for entry in chosen if entry.rowwise] or each[:1]
-    choices = (forward_module.make_choice(device, sorted(part, key=lambda pair: pair[0])) for part in (each, whole))
-    return device(forward_module.make_forward(width, module, load, fma, *choices))
+    return [forward_module.make_choice(device, sorted(part, key=lambda pair: pair[0])) for part in (each, whole)]
 
 
 def _load_four(array, index):
