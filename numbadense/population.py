@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numbadense import activations as known
-from numbadense.errors import DTypeError, NonFiniteWarning, OptionError, ShapeError
+from numbadense.errors import DeviceError, DTypeError, NonFiniteWarning, OptionError, ShapeError
 from numbadense.model import Dense, Sequential
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from numbadense._engine.population import Packed
+    from numbadense.cuda import DevicePopulation
 
 __all__ = ["Population", "stack"]
 
@@ -284,6 +285,31 @@ class Population:
         if which is None:
             return engine.each(self._packed, x, out, threads, self)
         return engine.routed(self._packed, x, which, out, threads, self)
+
+    def to(self, device: str) -> DevicePopulation:
+        """Return the population on a CUDA device, its weights uploaded once.
+
+        Parameters
+        ----------
+        device : {"cuda"}
+            Where to.
+
+        Returns
+        -------
+        numbadense.cuda.DevicePopulation
+
+        Raises
+        ------
+        DeviceError
+            If CUDA cannot be had, or there is no such device.
+        ShapeError
+            If the networks are wider than one launch has room for: 256 in float32, 128 in float64.
+        """
+        if device != "cuda":
+            raise DeviceError(f"device is {device!r} but must be 'cuda'; the population itself runs on the CPU.")
+        from numbadense import cuda
+
+        return cuda.DevicePopulation.from_population(self)
 
     def summary(self) -> str:
         """Return the layers as a table of text: shapes, activations, parameters of one network and of all.

@@ -12,12 +12,13 @@ from numbadense._engine.cuda.primitives import (
     int32,
     load1,
     load16,
+    make_dynamic_shared,
     make_wait,
     store16,
+    sync_warp,
     thread,
 )
 from numbadense._engine.cuda.program import FOUR
-from numbadense._engine.cuda.warps import make_dynamic_shared, make_sync_warp
 
 
 def make_fused(tile, dtype, jit, elementwise, rowwise, streamed, x_in_chunks, out_in_chunks):
@@ -58,7 +59,6 @@ def make_fused(tile, dtype, jit, elementwise, rowwise, streamed, x_in_chunks, ou
     multiply, fetch = jit(make_multiply(tile, chunk)), jit(make_fetch(tile, chunk))
     load_rows = jit(make_load_rows(tile, chunk, copy16 if x_in_chunks else copy1, chunk if x_in_chunks else 1))
     store_rows = jit(make_store_rows(tile, chunk, element, chunk if out_in_chunks else 1))
-    sync_warp = make_sync_warp(lanes)
     wait, wait_for_all = make_wait(ahead - 1), make_wait(0)
 
     def fused(programs, x, out, m, per, shares):
@@ -142,7 +142,9 @@ def make_fused(tile, dtype, jit, elementwise, rowwise, streamed, x_in_chunks, ou
                         elementwise(each, w_part)
                         for q in range(chunks):
                             for e in range(chunk):
-                                w_part[q * chunk + e] = w_part[q * chunk + e] if (tx + q * across) * chunk + e < n else 0
+                                w_part[q * chunk + e] = (
+                                    w_part[q * chunk + e] if (tx + q * across) * chunk + e < n else 0
+                                )
                             store16(shared, begin + q * across * chunk, w_part, q * chunk)
                         begin += down * pitch
                     sync_warp()
@@ -203,11 +205,9 @@ def make_fetch(tile, chunk):
     All threads of the block call it.  After the last piece of the program comes the first.
     """
     slot, size = tile.depth * tile.width, tile.size
-    turns = slot // (size * chunk)
 
     def fetch(shared, to, programs, base, source):
-        for turn in range(turns):
-            q = (turn * size + thread()) * chunk
+        for q in range(thread() * chunk, slot, size * chunk):
             copy16(shared, to + q, programs, base + source + q, True)
         source += int32(slot)
         return int32(load1(programs, base)) if source == programs.shape[1] else source

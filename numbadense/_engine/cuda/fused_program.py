@@ -25,8 +25,6 @@ import numpy as np
 from numbadense._engine.cuda.program import FOUR, code_of
 
 
-
-
 def padded(k: int, depth: int) -> int:
     """Return the number of features as a multiple of `depth`."""
     return -(-k // depth) * depth

@@ -1,8 +1,9 @@
-"""Block shapes of the kernels that run whole networks, per device.  A new architecture is a row of this table."""
+"""Block shapes of the kernel that runs whole networks, per device.  A new architecture is a row of these tables."""
 
 from dataclasses import dataclass
 
-FOUR = 4
+KB = 1024
+RESERVED = 1 * KB  # bytes of shared memory that a block takes besides its own
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,91 @@ class FusedTile:
         """Return the bytes of shared memory of a block, for a program of so many numbers."""
         weights = self.stages * self.depth * self.width if streamed else numbers
         return (weights + self.warps * self.rows * self.pitch(16 // itemsize)) * itemsize
+
+    def streamed(self, itemsize: int, numbers: int, available: int) -> bool:
+        """Say whether the weights have to be streamed, for all blocks to have room on a multiprocessor."""
+        return (self.shared(itemsize, numbers, False) + RESERVED) * self.resident > available
+
+    def blocks(self, m: int) -> int:
+        """Return how many blocks it takes for the rows of a network to be worked on at once."""
+        return -(-m // (self.warps * self.rows))
+
+    def cost(self, m: int, networks: int, multiprocessors: int) -> float:
+        """Return what the busiest multiprocessor does for a product of each row, rows that are not there too."""
+        return -(-self.blocks(m) * networks // multiprocessors) * self.warps * self.rows * self.width / self.share
+
+
+# By the size of an element, from large tiles, which multiply most for what they load, to small ones, for few rows.  The
+# simulator's blocks are tiny; other keys are the least compute capability of their row.
+TABLE = {
+    "simulator": {
+        4: (
+            FusedTile(8, (2, 4), 2, 1, 0.5, depth=8),
+            FusedTile(8, (1, 4), 1, 1, 0.4, depth=4),
+            FusedTile(16, (2, 8), 1, 2, 0.5, depth=8, stages=3),
+        ),
+        8: (FusedTile(8, (2, 4), 2, 1, 0.5, depth=8), FusedTile(16, (1, 4), 1, 1, 0.5, depth=4)),
+    },
+    (8, 0): {
+        4: (
+            FusedTile(16, (8, 8), 4, 3, 0.9),
+            FusedTile(16, (8, 8), 1, 12, 0.9),
+            FusedTile(16, (1, 4), 4, 4, 0.57),
+            FusedTile(32, (8, 8), 4, 3, 0.91),
+            FusedTile(32, (8, 8), 1, 12, 0.91),
+            FusedTile(32, (2, 4), 1, 16, 0.6),
+            FusedTile(64, (16, 8), 4, 2, 0.94),
+            FusedTile(64, (8, 8), 1, 12, 0.91),
+            FusedTile(64, (1, 4), 4, 4, 0.57),
+            FusedTile(128, (16, 8), 4, 2, 0.94),
+            FusedTile(128, (1, 4), 8, 2, 0.57),
+            FusedTile(256, (16, 8), 4, 2, 0.94, depth=16),
+            FusedTile(256, (1, 8), 8, 2, 0.6, depth=16),
+        ),
+        8: (
+            FusedTile(16, (4, 4), 4, 3, 0.6, depth=16),
+            FusedTile(32, (4, 4), 4, 3, 0.6, depth=16),
+            FusedTile(64, (4, 4), 4, 3, 0.6, depth=16),
+            FusedTile(128, (4, 4), 4, 3, 0.6, depth=16),
+        ),
+    },
+}
+SHARED = {  # KB of a multiprocessor; a block can have one less
+    "simulator": 8,
+    (8, 0): 164,
+    (8, 6): 100,
+    (8, 7): 164,
+    (8, 9): 100,
+    (9, 0): 228,
+    (12, 0): 100,
+}
+
+
+def _row(table, capability):
+    if capability is None:
+        return table["simulator"]
+    rows = [least for least in table if least != "simulator" and least <= capability]
+    return table[max(rows)] if rows else None
+
+
+def shared_memory(capability: tuple[int, int] | None) -> int:
+    """Return the bytes of shared memory of a multiprocessor."""
+    return _row(SHARED, capability) * KB
+
+
+def tiles_of(capability: tuple[int, int] | None, itemsize: int, widest: int) -> tuple[FusedTile, ...]:
+    """Return the tiles for networks so wide, all of one width: none for networks that are too wide for any."""
+    found = _row(TABLE, capability)
+    fitting = [] if found is None else [tile for tile in found[itemsize] if tile.width >= widest]
+    return tuple(tile for tile in fitting if tile.width == min(each.width for each in fitting))
+
+
+def widest(capability: tuple[int, int] | None, itemsize: int) -> int:
+    """Return how wide networks may be; 0 for devices on which none fits."""
+    found = _row(TABLE, capability)
+    return 0 if found is None else max(tile.width for tile in found[itemsize])
+
+
+def choose(tiles: tuple[FusedTile, ...], m: int, networks: int, multiprocessors: int) -> FusedTile:
+    """Return the tile of the least cost.  All give the same bits."""
+    return min(tiles, key=lambda tile: tile.cost(m, networks, multiprocessors))

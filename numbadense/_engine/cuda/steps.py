@@ -9,7 +9,7 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import memory, tiles
+from numbadense._engine.cuda import memory, tiles, whole
 
 
 class Step(Protocol):
@@ -72,7 +72,16 @@ class Layer:
 
 
 def of_network(layers: Iterable, dtype: np.dtype) -> tuple[Step, ...]:
-    """Upload layers, anything with ``w``, ``b`` and ``activation``."""
+    """Upload layers, anything with ``w``, ``b`` and ``activation``: as one step where they fit one launch."""
+    layers = tuple(layers)
+    fits = whole.of_stacked(
+        [layer.w[None] for layer in layers],
+        [None if layer.b is None else layer.b[None] for layer in layers],
+        [layer.activation for layer in layers],
+        dtype,
+    )
+    if fits is not None:
+        return (fits,)
     return tuple(upload(layer, dtype) for layer in layers)
 
 
