@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numbadense._engine.cuda import device
+from numbadense.cuda.network import known_precision
 
 if TYPE_CHECKING:
     from numbadense._engine.cuda.whole import Whole
@@ -44,12 +45,15 @@ class DevicePopulation:
     _text: str
 
     @classmethod
-    def from_population(cls, population: Population) -> DevicePopulation:
+    def from_population(cls, population: Population, precision: str | None = None) -> DevicePopulation:
         """Upload the weights of a population.
 
         Parameters
         ----------
         population : Population
+            It can be dropped afterwards.
+        precision : {"bf16", "fp16"}, optional
+            As for :meth:`numbadense.Population.to`.
 
         Returns
         -------

@@ -12,6 +12,7 @@ from numbadense._engine.cuda import dynamic, hopper, narrowing, quick, simt, til
 from numbadense._engine.cuda import elementwise as elementwise_module
 from numbadense._engine.cuda import forward as forward_module
 from numbadense._engine.cuda import fused as fused_module
+from numbadense._engine.cuda import fused_tensor as fused_tensor_module
 from numbadense._engine.cuda import rowwise as rowwise_module
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.program import FOUR, code_of
@@ -159,9 +160,25 @@ def fused(tile, dtype: np.dtype, chosen: tuple, streamed: bool, in_chunks: tuple
     )
 
 
-def _choices(device, chosen: tuple):
+@functools.cache
+def fused_tensor(tile, precision: str, chosen: tuple, streamed: bool, in_chunks: tuple[bool, bool]):
+    """Return the kernel ``fused(programs, x, out, m, per, shares)`` on tensor cores, as `fused`."""
+    sums = tile.parts * fused_tensor_module.TILE * tile.width // 32
+
+    def make_each(entry):
+        return fused_tensor_module.make_each(_inlined, quick_scalar(entry), 0, sums)
+
+    each, whole = _choices(_inlined, chosen, make_each)
+    make = fused_tensor_module.make_fused
+    mma, pack = fused_tensor_module.HALVES[precision]
+    whole = whole if any(entry.rowwise for entry in chosen) else None
+    return _kernel(make(tile, mma, pack, _inlined, each, whole, streamed, *in_chunks), tile.size, tile.resident)
+
+
+def _choices(device, chosen: tuple, make_each=None):
     """Return what applies an element-wise activation to registers, and a row-wise one to a row, by its code."""
-    each = [(code_of(entry), device(forward_module.make_each(scalar(entry)))) for entry in chosen if not entry.rowwise]
+    make_each = make_each or (lambda entry: device(forward_module.make_each(scalar(entry))))
+    each = [(code_of(entry), make_each(entry)) for entry in chosen if not entry.rowwise]
     whole = [(code_of(entry), scalar(entry)) for entry in chosen if entry.rowwise] or each[:1]
     return [forward_module.make_choice(device, sorted(part, key=lambda pair: pair[0])) for part in (each, whole)]
 

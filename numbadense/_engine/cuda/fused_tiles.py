@@ -47,6 +47,11 @@ class FusedTile:
         """Threads in a block."""
         return self.warps * self.lanes
 
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block."""
+        return self.warps * self.rows
+
     def pitch(self, chunk: int) -> int:
         """Return how far apart rows are in shared memory, in elements."""
         return self.width + chunk
@@ -56,17 +61,35 @@ class FusedTile:
         weights = self.stages * self.depth * self.width if streamed else numbers
         return (weights + self.warps * self.rows * self.pitch(16 // itemsize)) * itemsize
 
-    def streamed(self, itemsize: int, numbers: int, available: int) -> bool:
-        """Say whether the weights have to be streamed, for all blocks to have room on a multiprocessor."""
-        return (self.shared(itemsize, numbers, False) + RESERVED) * self.resident > available
 
-    def blocks(self, m: int) -> int:
-        """Return how many blocks it takes for the rows of a network to be worked on at once."""
-        return -(-m // (self.warps * self.rows))
+@dataclass(frozen=True)
+class TensorTile:
+    """The shape of the work of `fused_tensor`, for networks no wider than `width`.
 
-    def cost(self, m: int, networks: int, multiprocessors: int) -> float:
-        """Return what the busiest multiprocessor does for a product of each row, rows that are not there too."""
-        return -(-self.blocks(m) * networks // multiprocessors) * self.warps * self.rows * self.width / self.share
+    A block is `warps` warps, each of which has ``16 parts`` rows in registers, rationed so that `resident` blocks share
+    a multiprocessor.  `share` is what it takes to load weights and multiply, relative to a part's of two.
+    """
+
+    width: int
+    parts: int
+    warps: int
+    resident: int
+    share: float = 1.0
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block."""
+        return self.warps * self.parts * 16
+
+    @property
+    def size(self) -> int:
+        """Threads in a block."""
+        return self.warps * 32
+
+    def shared(self, words: int, layer: int, streamed: bool, rowwise: bool) -> int:
+        """Return the bytes of shared memory of a block, for a program of so many words, `layer` of them a layer."""
+        scratch = self.block_rows * (self.width + 4) if rowwise else 0
+        return 4 * ((2 * layer if streamed else words) + scratch)
 
 
 # By the size of an element, from large tiles, which multiply most for what they load, to small ones, for few rows.  The
@@ -104,6 +127,20 @@ TABLE = {
         ),
     },
 }
+TENSOR_TABLE = {
+    "simulator": (TensorTile(16, 2, 2, 1), TensorTile(16, 1, 1, 1, 0.8), TensorTile(32, 1, 1, 1)),
+    (8, 0): (
+        TensorTile(16, 2, 4, 6),
+        TensorTile(16, 1, 1, 16, 0.8),
+        TensorTile(32, 2, 4, 5),
+        TensorTile(32, 2, 2, 10),
+        TensorTile(32, 1, 1, 16, 0.8),
+        TensorTile(64, 2, 4, 3),
+        TensorTile(64, 1, 1, 12, 0.8),
+        TensorTile(128, 1, 4, 2),
+        TensorTile(128, 1, 1, 12),
+    ),
+}
 SHARED = {  # KB of a multiprocessor; a block can have one less
     "simulator": 8,
     (8, 0): 164,
@@ -127,19 +164,45 @@ def shared_memory(capability: tuple[int, int] | None) -> int:
     return _row(SHARED, capability) * KB
 
 
-def tiles_of(capability: tuple[int, int] | None, itemsize: int, widest: int) -> tuple[FusedTile, ...]:
-    """Return the tiles for networks so wide, all of one width: none for networks that are too wide for any."""
-    found = _row(TABLE, capability)
-    fitting = [] if found is None else [tile for tile in found[itemsize] if tile.width >= widest]
+def _narrowest(tiles, width: int) -> tuple:
+    fitting = [tile for tile in tiles if tile.width >= width]
     return tuple(tile for tile in fitting if tile.width == min(each.width for each in fitting))
 
 
-def widest(capability: tuple[int, int] | None, itemsize: int) -> int:
+def tiles_of(capability: tuple[int, int] | None, itemsize: int, width: int) -> tuple[FusedTile, ...]:
+    """Return the tiles for networks so wide, all of one width: none for networks that are too wide for any."""
+    return _narrowest((_row(TABLE, capability) or {itemsize: ()})[itemsize], width)
+
+
+def tensor_tiles_of(capability: tuple[int, int] | None, width: int) -> tuple[TensorTile, ...]:
+    """Return the tiles for networks so wide on tensor cores."""
+    return _narrowest(_row(TENSOR_TABLE, capability) or (), width)
+
+
+def widest(capability: tuple[int, int] | None, itemsize: int, precision: str | None) -> int:
     """Return how wide networks may be; 0 for devices on which none fits."""
-    found = _row(TABLE, capability)
-    return 0 if found is None else max(tile.width for tile in found[itemsize])
+    if precision is None:
+        tiles = (_row(TABLE, capability) or {itemsize: ()})[itemsize]
+    else:
+        tiles = _row(TENSOR_TABLE, capability) or ()
+    return max((tile.width for tile in tiles), default=0)
 
 
-def choose(tiles: tuple[FusedTile, ...], m: int, networks: int, multiprocessors: int) -> FusedTile:
+def blocks(tile, m: int) -> int:
+    """Return how many blocks it takes for the rows of a network to be worked on at once."""
+    return -(-m // tile.block_rows)
+
+
+def has_to_stream(tile, resident: int, available: int) -> bool:
+    """Say whether `resident` bytes, with all weights, are too many for all blocks to have room on a multiprocessor."""
+    return (resident + RESERVED) * tile.resident > available
+
+
+def cost(tile, m: int, networks: int, multiprocessors: int) -> float:
+    """Return what the busiest multiprocessor does for a feature and an output of each row, of absent rows too."""
+    return -(-blocks(tile, m) * networks // multiprocessors) * tile.block_rows / tile.share
+
+
+def choose(tiles: tuple, m: int, networks: int, multiprocessors: int):
     """Return the tile of the least cost.  All give the same bits."""
-    return min(tiles, key=lambda tile: tile.cost(m, networks, multiprocessors))
+    return min(tiles, key=lambda tile: cost(tile, m, networks, multiprocessors))

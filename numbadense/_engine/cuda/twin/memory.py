@@ -32,6 +32,7 @@ __all__ = [
 CHUNK = 16
 fma = scalar_math.fma  # through float64 in float32, exactly in float64
 SHARED, UNDER_WAY = "numbadense_shared", "numbadense_under_way"  # what a simulated block has
+DYNAMIC = "dynamic"
 _allocating = threading.Lock()
 
 
@@ -94,7 +95,7 @@ def copy1(shared, at, array, index, wanted):
 
 def _begin(target, source):
     copy = target, np.array(source)
-    target.fill(np.nan)  # what is there may be overwritten from now on
+    target.view(np.uint8).fill(0xFF)  # NaN: what is there may be overwritten from now on
     _copies.groups[-1].append(copy)
     begin = target.ctypes.data
     vars(_block()).setdefault(UNDER_WAY, {})[id(copy)] = begin, begin + target.nbytes
@@ -158,10 +159,9 @@ def make_dynamic_shared(jit, element):
         block = _block()
         with _allocating:
             held = vars(block).setdefault(SHARED, {})
-            if shared not in held:
-                asked = block._f.__globals__["cuda"].shared._dynshared_size
-                held[shared] = _poisoned(asked // np.dtype(element).itemsize, element)
-        return held[shared]
+            if DYNAMIC not in held:
+                held[DYNAMIC] = _poisoned(block._f.__globals__["cuda"].shared._dynshared_size, np.uint8)
+        return held[DYNAMIC][: held[DYNAMIC].size // element().itemsize * element().itemsize].view(element)
 
     return shared
 
