@@ -388,13 +388,17 @@ class Sequential(OverArrays, Differentiable):
 
         io.save(self, path, suffix=".onnx")
 
-    def to(self, device: str) -> DeviceSequential:
+    def to(self, device: str, *, precision: str | None = None) -> DeviceSequential:
         """Return the network on a CUDA device, its weights uploaded once.
 
         Parameters
         ----------
         device : {"cuda"}
             Where to.
+        precision : {"bf16", "fp16"}, optional
+            Tensor cores instead of the dtype of the weights, for networks no wider than 128: weights, x and what
+            the hidden layers give are rounded to bfloat16 or float16, products are summed in float32, and the result is
+            float32.  float16 has three more bits, and becomes infinite above 65504.
 
         Returns
         -------
@@ -404,12 +408,16 @@ class Sequential(OverArrays, Differentiable):
         ------
         DeviceError
             If CUDA cannot be had, or there is no such device.
+        OptionError
+            If there is no such precision.
+        ShapeError
+            If the network is too wide for the precision.
         """
         if device != "cuda":
             raise DeviceError(f"device is {device!r} but must be 'cuda'; the network itself runs on the CPU.")
         from numbadense import cuda
 
-        return cuda.DeviceSequential.from_network(self)
+        return cuda.DeviceSequential.from_network(self, precision)
 
     def summary(self) -> str:
         """Return the layers as a table of text: shapes, activations, parameters.

@@ -9,10 +9,24 @@ import numpy as np
 
 from numbadense import activations
 from numbadense._engine.cuda import device
+from numbadense.errors import OptionError
 
 if TYPE_CHECKING:
     from numbadense._engine.cuda.steps import Step
     from numbadense.model import Sequential
+
+
+PRECISIONS = ("bf16", "fp16")
+
+
+def known_precision(precision: str | None) -> str | None:
+    """Return `precision` if there is such a one, None among them."""
+    if precision is not None and precision not in PRECISIONS:
+        raise OptionError(
+            f"precision is {precision!r} but must be one of {', '.join(map(repr, PRECISIONS))}, or None for that of "
+            "the weights."
+        )
+    return precision
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -25,11 +39,17 @@ class DeviceSequential:
         Features in and out.
     dtype : dtype
         float32 or float64: what the network computes in, and the dtype of its results.
+    precision : str or None
+        "bf16" or "fp16" if it computes on tensor cores, in 16 bits.
 
     Notes
     -----
-    The layers run one after the other; between them the activations stay on the device.  It cannot be pickled: send the
-    network itself and call its ``to("cuda")`` in the other process.
+    A network whose widths, that of x too, are 256 at most, 128 in float64, is one launch on devices of compute
+    capability 8.0 and later: each block takes rows through all layers, and between them the activations do not leave
+    the multiprocessor.  The layers of others run one after the other, and the activations stay on the device.  Either
+    way the outputs have the same bits.
+
+    It cannot be pickled: send the network itself and call its ``to("cuda")`` in the other process.
 
     Examples
     --------
@@ -43,15 +63,18 @@ class DeviceSequential:
     _shape: tuple[int, ...]
     _activations: tuple[str, ...]
     dtype: np.dtype[Any]
+    precision: str | None = None
 
     @classmethod
-    def from_network(cls, network: Sequential) -> DeviceSequential:
+    def from_network(cls, network: Sequential, precision: str | None = None) -> DeviceSequential:
         """Upload the weights of a network.
 
         Parameters
         ----------
         network : Sequential
             It can be dropped afterwards.
+        precision : {"bf16", "fp16"}, optional
+            As for :meth:`numbadense.Sequential.to`.
 
         Returns
         -------
@@ -64,10 +87,13 @@ class DeviceSequential:
         """
         engine = device.engine()
         layers = network.layers
-        dtype = np.result_type(*(layer.w.dtype for layer in layers))
+        if known_precision(precision) is None:
+            dtype = np.result_type(*(layer.w.dtype for layer in layers))
+        else:
+            dtype = np.dtype(np.float32)
         widths = (layers[0].w.shape[0], *(layer.w.shape[1] for layer in layers))
         names = tuple(activations.get(layer.activation).name for layer in layers)
-        return cls(engine.of_network(layers, dtype), widths, names, dtype)
+        return cls(engine.of_network(layers, dtype, precision), widths, names, dtype, precision)
 
     @property
     def n_in(self) -> int:
@@ -111,4 +137,4 @@ class DeviceSequential:
 
     def __repr__(self) -> str:
         widths = "-".join(map(str, self._shape))
-        return f"DeviceSequential({widths}, {', '.join(self._activations)}, {self.dtype})"
+        return f"DeviceSequential({widths}, {', '.join(self._activations)}, {self.precision or self.dtype})"

@@ -7,13 +7,13 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import memory
+from numbadense._engine.cuda import memory, whole
 from numbadense._engine.cuda import program as program_module
 from numbadense._engine.cuda.primitives import CHUNK
 from numbadense._engine.cuda.steps import Layer, Step, of_network
 from numbadense.errors import ActivationError, OptionError, ShapeError
 
-__all__ = ["activate", "dense", "forward_of", "network", "of_network", "program"]
+__all__ = ["activate", "dense", "forward_of", "network", "of_network", "of_population", "population", "program"]
 
 WIDEST = 64  # numbers that a thread's registers can hold twice, in float32
 
@@ -59,6 +59,35 @@ def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, st
         a = between
     buffer = result.buffer(m, n_out, (a, *(array for step in steps for array in step.arrays)))
     steps[-1].run(a, buffer, stream)
+    return result.deliver(buffer)
+
+
+def of_population(weights, biases, chosen, dtype: np.dtype, precision: str | None) -> whole.Whole:
+    """Upload networks of one shape."""
+    networks = whole.of_stacked(weights, biases, chosen, dtype, precision)
+    if networks is None:
+        widths = "-".join(str(n) for n in (weights[0].shape[1], *(w.shape[2] for w in weights)))
+        raise ShapeError(
+            f"the networks of the population are {widths} but one launch takes {whole.room(dtype, precision)}; "
+            "call to('cuda') of each: [network.to('cuda') for network in population]."
+        )
+    return networks
+
+
+def population(networks: whole.Whole, x, out, owner, stream):
+    """Return the outputs of all networks: of ``(m, n_in)`` rows for each, or of ``(networks, m, n_in)``."""
+    x, stream, dtype = memory.operand("x", x), memory.stream_of(stream), networks.dtype
+    validate.compute_dtype("x", x.like)
+    shares = validate.shared(x.like, owner)
+    if x.shape[-1] != owner.n_in:
+        raise validate.features_error(x.like, owner)
+    m, count = x.shape[-2], networks.networks
+    result = memory.Result(x, out, (count, m, networks.n_out), dtype, stream)
+    if not m:
+        return result.given
+    rows = memory.matrix(x, m if shares else count * m, networks.n_in, dtype, stream)
+    buffer = result.buffer(count * m, networks.n_out, (rows, *networks.arrays))
+    networks.run_each(rows, buffer, m, shares, stream)
     return result.deliver(buffer)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import memory, tiles
+from numbadense._engine.cuda import memory, tiles, whole
+from numbadense.errors import ShapeError
 
 
 class Step(Protocol):
@@ -71,8 +72,20 @@ class Layer:
             compiler.launch_one_dimensional(compiler.rowwise(self.activation), m, stream, out, out)
 
 
-def of_network(layers: Iterable, dtype: np.dtype) -> tuple[Step, ...]:
-    """Upload layers, anything with ``w``, ``b`` and ``activation``."""
+def of_network(layers: Iterable, dtype: np.dtype, precision: str | None = None) -> tuple[Step, ...]:
+    """Upload layers, anything with ``w``, ``b`` and ``activation``: as one step where they fit one launch."""
+    layers = tuple(layers)
+    weights = [np.asarray(layer.w)[None] for layer in layers]
+    biases = [None if layer.b is None else np.asarray(layer.b)[None] for layer in layers]
+    fits = whole.of_stacked(weights, biases, [layer.activation for layer in layers], dtype, precision)
+    if fits is not None:
+        return (fits,)
+    if precision is not None:
+        widths = "-".join(str(n) for n in (weights[0].shape[1], *(w.shape[2] for w in weights)))
+        raise ShapeError(
+            f"the network is {widths} but precision {precision!r} takes {whole.room(dtype, precision)}; "
+            "leave precision out."
+        )
     return tuple(upload(layer, dtype) for layer in layers)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "int32",
     "load1",
     "load16",
+    "make_dynamic_shared",
     "make_shared",
     "make_wait",
     "store16",
@@ -189,5 +190,14 @@ def make_shared(jit, size, element):
 
     def shared():
         return cuda.shared.array(size, element, CHUNK)
+
+    return jit(shared)
+
+
+def make_dynamic_shared(jit, element):
+    """Return the function that gives all threads of a block the shared memory that the launch asked for, aligned."""
+
+    def shared():
+        return cuda.shared.array(0, element, CHUNK)
 
     return jit(shared)

@@ -2,7 +2,7 @@
 
 They are stricter than a device: an access that is not aligned, or leaves its array, fails; shared memory is full of NaN
 at first, in every block; a copy to it arrives when its thread waits for it, and no sooner, with NaN in its place until
-then; and no thread may store to shared memory while a copy is under way.
+then; and no thread may store to where a copy is under way.
 """
 
 import threading
@@ -22,6 +22,7 @@ __all__ = [
     "int32",
     "load1",
     "load16",
+    "make_dynamic_shared",
     "make_shared",
     "make_wait",
     "store16",
@@ -31,6 +32,7 @@ __all__ = [
 CHUNK = 16
 fma = scalar_math.fma  # through float64 in float32, exactly in float64
 SHARED, UNDER_WAY = "numbadense_shared", "numbadense_under_way"  # what a simulated block has
+DYNAMIC = "dynamic"
 _allocating = threading.Lock()
 
 
@@ -74,10 +76,10 @@ def load16(registers, at, array, index):
 
 def store16(array, index, registers, at):
     """Store a chunk."""
-    held = vars(_block())
-    if any(array is shared for shared in held.get(SHARED, {}).values()):
-        assert not held.get(UNDER_WAY), "copies that are under way may overwrite what is stored to shared memory"
     chunk = _chunk(array, index)
+    for begin, end in list(vars(_block()).get(UNDER_WAY, {}).values()):
+        apart = end <= chunk.ctypes.data or chunk.ctypes.data + CHUNK <= begin
+        assert apart, "a copy that is under way may overwrite what is stored to shared memory"
     chunk[:] = part(registers, at, chunk.size)
 
 
@@ -93,9 +95,10 @@ def copy1(shared, at, array, index, wanted):
 
 def _begin(target, source):
     copy = target, np.array(source)
-    target.fill(np.nan)  # what is there may be overwritten from now on
+    target.view(np.uint8).fill(0xFF)  # NaN: what is there may be overwritten from now on
     _copies.groups[-1].append(copy)
-    vars(_block()).setdefault(UNDER_WAY, set()).add(id(copy))
+    begin = target.ctypes.data
+    vars(_block()).setdefault(UNDER_WAY, {})[id(copy)] = begin, begin + target.nbytes
 
 
 def commit():
@@ -110,7 +113,7 @@ def make_wait(pending):
         while len(_copies.groups) - 1 > pending:
             for copy in _copies.groups.pop(0):
                 copy[0][:] = copy[1]
-                vars(_block())[UNDER_WAY].discard(id(copy))
+                vars(_block())[UNDER_WAY].pop(id(copy))
 
     return wait
 
@@ -145,6 +148,20 @@ def make_shared(jit, size, element):
             if shared not in held:
                 held[shared] = _poisoned(size, element)
         return held[shared]
+
+    return shared
+
+
+def make_dynamic_shared(jit, element):
+    """Return the function that gives all threads of a block the shared memory that the launch asked for."""
+
+    def shared():
+        block = _block()
+        with _allocating:
+            held = vars(block).setdefault(SHARED, {})
+            if DYNAMIC not in held:
+                held[DYNAMIC] = _poisoned(block._f.__globals__["cuda"].shared._dynshared_size, np.uint8)
+        return held[DYNAMIC][: held[DYNAMIC].size // element().itemsize * element().itemsize].view(element)
 
     return shared
 
