@@ -8,6 +8,7 @@ import numpy as np
 from numba import cuda
 
 from numbadense import activations, scalar_math
+from numbadense._engine.cuda import borrowed
 from numbadense._engine.cuda import elementwise as elementwise_module
 from numbadense._engine.cuda import forward as forward_module
 from numbadense._engine.cuda import rowwise as rowwise_module
@@ -111,15 +112,24 @@ def _load_four(array, index):
 
 
 def launch(kernel, blocks: int, threads, stream, *arguments, shared: int = 0) -> None:
-    """Run a kernel with `shared` bytes of dynamic shared memory.
-
-    Numba's advice on small grids, and NumPy's on what the simulator computes, are for others.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Grid size .* low occupancy")
-        if simulated():
+    """Run a kernel with `shared` bytes of dynamic shared memory, more than 48 KiB if need be."""
+    if simulated():
+        with warnings.catch_warnings():  # NumPy's, about what is computed
             warnings.simplefilter("ignore", RuntimeWarning)
-        kernel[blocks, threads, stream, shared](*arguments)
+            kernel[blocks, threads, stream, shared](*map(_simulated, arguments))
+        return
+    _launcher()(kernel, blocks, threads, stream, arguments, shared)
+
+
+def _simulated(argument):
+    return borrowed.simulated_array(argument) if type(argument) is borrowed.Borrowed else argument
+
+
+@functools.cache
+def _launcher():
+    from numbadense._engine.cuda import launch  # which the simulator has no driver for
+
+    return launch.launch
 
 
 def launch_one_dimensional(kernel, work: int, stream, *arguments) -> None:
