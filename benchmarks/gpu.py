@@ -309,6 +309,76 @@ def host(bench):
         bench.record("host", f"8-32-32-2, {m} rows", {"ours": lambda x=x, out=out: on_device(x, out)}, error, **facts)
 
 
+def stepping(bench):
+    """A network that every thread of a user's kernel steps, its state in registers: against graphs of the peer's."""
+    rows, steps = (5, 3) if bench.dry else (100_000, 1000)
+    layers = [(8, 32), (32, 32), (32, 2)]
+    normal = bench.rng.standard_normal
+    net = nd.Sequential(
+        [nd.Dense(normal(s, np.float32) / s[0] ** 0.5, normal(s[1], np.float32), "tanh") for s in layers]
+    )
+    forward = nd.cuda.forward_of(32, ["tanh"])
+    decay, gain = np.float32(0.9), np.float32(0.1)
+
+    @cuda.jit
+    def roll_out(program, begin, end, steps):
+        i = cuda.grid(1)
+        if i < begin.shape[0]:
+            state, force = cuda.local.array(8, float32), cuda.local.array(2, float32)
+            for p in range(8):
+                state[p] = begin[i, p]
+            for _ in range(steps):
+                forward(program, state, force)
+                for p in range(8):
+                    state[p] = decay * state[p] + gain * force[p % 2]
+            for p in range(8):
+                end[i, p] = state[p]
+
+    program, begin, end = nd.cuda.program(net, activations=["tanh"]), bench.normal(rows, 8), bench.poisoned(rows, 8)
+    threads = 4 if bench.dry else 128
+    launch = roll_out[-(-rows // threads), threads]
+    launch(program, begin, end, steps)
+    few = np.unique(np.r_[0, rows - 1, bench.rng.integers(0, rows, 30)])
+    expected, in_float64 = begin.copy_to_host()[few].astype(np.float64), net.astype("float64")
+    for _ in range(steps):
+        expected = 0.9 * expected + 0.1 * np.tile(in_float64(expected), 4)
+    error = checked(end, expected, few, features=100 * 1024)  # each step begins with the error of the last
+    engines = {"ours": lambda: launch(program, begin, end, steps)}
+    if "torch" in bench.peers:
+        engines["torch, a graph"] = graph_of_steps(bench, net, begin, steps)
+    flops = 2 * rows * steps * sum(k * n for k, n in layers)
+    bench.record("stepping", f"8-32-32-2, {rows} threads, {steps} steps", engines, error, flops=flops)
+
+
+def graph_of_steps(bench, net, begin, steps, in_graph=100):
+    """Return the call that replays a CUDA graph of some of the peer's steps until all are done."""
+    torch = bench.peers["torch"]
+    weights = [(torch.tensor(layer.w, device="cuda"), torch.tensor(layer.b, device="cuda")) for layer in net.layers]
+    state = torch.as_tensor(begin, device="cuda").clone()
+
+    def step():
+        a = state
+        for w, b in weights:
+            a = torch.tanh(torch.addmm(b, a, w))
+        state.mul_(0.9).add_(a.repeat(1, 4), alpha=0.1)
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(in_graph):
+            step()
+
+    def replay():
+        for _ in range(steps // in_graph):
+            graph.replay()
+
+    return replay
+
+
 def machine(bench):
     """Return what the numbers were measured on."""
     found = harness.machine()
@@ -335,7 +405,7 @@ def main():
         parser.error("the simulator is not a device: pass --dry-run")
     bench = Bench(arguments.dry_run, arguments.budget)
     begin, failures = time.monotonic(), {}
-    for section in (peak, dense, elementwise, every_tile, host):
+    for section in (peak, dense, elementwise, every_tile, host, stepping):
         try:
             section(bench)
         except Exception as error:  # the others may still tell something: a device is not often at hand

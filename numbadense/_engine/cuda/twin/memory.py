@@ -1,4 +1,4 @@
-"""NumPy twins of the primitives of `numbadense._engine.cuda.ptx`, for numba's simulator.
+"""NumPy twins of the primitives of `numbadense._engine.cuda.ptx.memory`, for numba's simulator.
 
 They are stricter than a device: an access that is not aligned, or leaves its array, fails; shared memory is full of NaN
 at first, in every block; a copy to it arrives when its thread waits for it, and no sooner, with NaN in its place until
@@ -10,6 +10,23 @@ import threading
 import numpy as np
 
 from numbadense import scalar_math
+
+__all__ = [
+    "CHUNK",
+    "address",
+    "block_number",
+    "commit",
+    "copy1",
+    "copy16",
+    "fma",
+    "int32",
+    "load1",
+    "load16",
+    "make_shared",
+    "make_wait",
+    "store16",
+    "thread",
+]
 
 CHUNK = 16
 fma = scalar_math.fma  # through float64 in float32, exactly in float64
@@ -31,7 +48,7 @@ class _Copies(threading.local):
 _copies = _Copies()
 
 
-def _part(array, index, count):
+def part(array, index, count):
     """Elements of an array in the order of memory; never from its end, as a negative index would."""
     flat = np.asarray(array).reshape(-1)
     assert 0 <= index <= flat.size - count, f"{count} elements from {index} on leave an array of {flat.size}"
@@ -39,20 +56,20 @@ def _part(array, index, count):
 
 
 def _chunk(array, index):
-    part = _part(array, index, CHUNK // array.dtype.itemsize)
-    assert part.ctypes.data % CHUNK == 0, f"element {index} is not aligned for a chunk"
-    return part
+    chunk = part(array, index, CHUNK // array.dtype.itemsize)
+    assert chunk.ctypes.data % CHUNK == 0, f"element {index} is not aligned for a chunk"
+    return chunk
 
 
 def load1(array, index):
     """Return an element."""
-    return _part(array, index, 1)[0]
+    return part(array, index, 1)[0]
 
 
 def load16(registers, at, array, index):
     """Load a chunk."""
     chunk = _chunk(array, index)
-    _part(registers, at, chunk.size)[:] = chunk
+    part(registers, at, chunk.size)[:] = chunk
 
 
 def store16(array, index, registers, at):
@@ -61,7 +78,7 @@ def store16(array, index, registers, at):
     if any(array is shared for shared in held.get(SHARED, {}).values()):
         assert not held.get(UNDER_WAY), "copies that are under way may overwrite what is stored to shared memory"
     chunk = _chunk(array, index)
-    chunk[:] = _part(registers, at, chunk.size)
+    chunk[:] = part(registers, at, chunk.size)
 
 
 def copy16(shared, at, array, index, wanted):
@@ -71,7 +88,7 @@ def copy16(shared, at, array, index, wanted):
 
 def copy1(shared, at, array, index, wanted):
     """Begin the copy of an element, or of zero."""
-    _begin(_part(shared, at, 1), _part(array, index, 1) if wanted else 0)
+    _begin(part(shared, at, 1), part(array, index, 1) if wanted else 0)
 
 
 def _begin(target, source):

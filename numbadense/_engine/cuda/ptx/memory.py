@@ -13,6 +13,23 @@ from numba.cuda.extending import intrinsic
 
 from numbadense._engine.cuda import words
 
+__all__ = [
+    "CHUNK",
+    "address",
+    "block_number",
+    "commit",
+    "copy1",
+    "copy16",
+    "fma",
+    "int32",
+    "load1",
+    "load16",
+    "make_shared",
+    "make_wait",
+    "store16",
+    "thread",
+]
+
 CHUNK = 16
 I32, I64 = ir.IntType(32), ir.IntType(64)
 SHARED = 3  # the address space
@@ -21,21 +38,28 @@ fma = words.fused()
 int32 = types.int32  # a conversion
 
 
-def _pointer(context, builder, signature, arguments, at):
+def pointer(context, builder, signature, arguments, at):
     """Return where the element is that the arguments `at`, an array, and ``at + 1``, an index, say."""
     data = context.make_array(signature.args[at])(context, builder, arguments[at]).data
     return builder.gep(data, [context.cast(builder, arguments[at + 1], signature.args[at + 1], types.int64)])
 
 
-def _elements(pointer, count, builder):
-    return [builder.gep(pointer, [I64(q)]) for q in range(count)]
+def elements(first, count, builder):
+    """Return where the `count` elements from the one at `first` on are."""
+    return [builder.gep(first, [I64(q)]) for q in range(count)]
 
 
-def _vector(context, builder, pointer):
-    """Return a pointer to the vector of 16 bytes at `pointer`, and its length."""
-    number = pointer.type.pointee
+def shared_address(context, builder, signature, arguments, at):
+    """Return the address in shared memory, in 32 bits, of the element that two arguments say."""
+    place = pointer(context, builder, signature, arguments, at)
+    return builder.ptrtoint(builder.addrspacecast(place, place.type.pointee.as_pointer(SHARED)), I32)
+
+
+def _vector(context, builder, place):
+    """Return a pointer to the vector of 16 bytes at `place`, and its length."""
+    number = place.type.pointee
     count = CHUNK // context.get_abi_sizeof(number)
-    return builder.bitcast(pointer, ir.VectorType(number, count).as_pointer()), count
+    return builder.bitcast(place, ir.VectorType(number, count).as_pointer()), count
 
 
 @intrinsic
@@ -43,7 +67,7 @@ def load1(typing_context, array, index):
     """Return ``array[index]``."""
 
     def generate(context, builder, signature, arguments):
-        return builder.load(_pointer(context, builder, signature, arguments, 0))
+        return builder.load(pointer(context, builder, signature, arguments, 0))
 
     return array.dtype(array, index), generate
 
@@ -53,9 +77,9 @@ def load16(typing_context, registers, at, array, index):
     """Load a chunk: ``registers[at:at + count] = array[index:index + count]``, aligned in `array`."""
 
     def generate(context, builder, signature, arguments):
-        source, count = _vector(context, builder, _pointer(context, builder, signature, arguments, 2))
+        source, count = _vector(context, builder, pointer(context, builder, signature, arguments, 2))
         loaded = builder.load(source, align=CHUNK)
-        for q, place in enumerate(_elements(_pointer(context, builder, signature, arguments, 0), count, builder)):
+        for q, place in enumerate(elements(pointer(context, builder, signature, arguments, 0), count, builder)):
             builder.store(builder.extract_element(loaded, I32(q)), place)
 
     return types.void(registers, at, array, index), generate
@@ -66,9 +90,9 @@ def store16(typing_context, array, index, registers, at):
     """Store a chunk: ``array[index:index + count] = registers[at:at + count]``, aligned in `array`."""
 
     def generate(context, builder, signature, arguments):
-        target, count = _vector(context, builder, _pointer(context, builder, signature, arguments, 0))
+        target, count = _vector(context, builder, pointer(context, builder, signature, arguments, 0))
         chunk = ir.Constant(target.type.pointee, ir.Undefined)
-        for q, place in enumerate(_elements(_pointer(context, builder, signature, arguments, 2), count, builder)):
+        for q, place in enumerate(elements(pointer(context, builder, signature, arguments, 2), count, builder)):
             chunk = builder.insert_element(chunk, builder.load(place), I32(q))
         builder.store(chunk, target, align=CHUNK)
 
@@ -82,9 +106,8 @@ def _assemble(builder, text, constraints, arguments=()):
 
 def _copy(context, builder, signature, arguments, size, cache):
     """Emit a copy of `size` bytes: of none, and zeros, where it is not wanted; where that is does not matter then."""
-    target = _pointer(context, builder, signature, arguments, 0)
-    target = builder.ptrtoint(builder.addrspacecast(target, target.type.pointee.as_pointer(SHARED)), I32)
-    source = builder.ptrtoint(_pointer(context, builder, signature, arguments, 2), I64)
+    target = shared_address(context, builder, signature, arguments, 0)
+    source = builder.ptrtoint(pointer(context, builder, signature, arguments, 2), I64)
     wanted = builder.icmp_unsigned("!=", arguments[4], ir.Constant(arguments[4].type, 0))
     text = f"cp.async.{cache}.shared.global [$0], [$1], {size}, $2;"
     _assemble(builder, text, "r,l,r,~{memory}", (target, source, builder.select(wanted, I32(size), I32(0))))
@@ -130,22 +153,22 @@ def make_wait(pending):
     return _instruction(f"cp.async.wait_group {pending};")
 
 
-def _special(register):
+def special(register):
     """Return the function that reads a register of the hardware, each time anew: the compiler does not keep it."""
 
     @intrinsic
-    def special(typing_context):
+    def read(typing_context):
         def generate(context, builder, signature, arguments):
             kind = ir.FunctionType(I32, [])
             return builder.call(ir.InlineAsm(kind, f"mov.u32 $0, %{register};", "=r", side_effect=True), [])
 
         return types.uint32(), generate
 
-    return special
+    return read
 
 
-thread = _special("tid.x")
-block_number = _special("ctaid.x")
+thread = special("tid.x")
+block_number = special("ctaid.x")
 
 
 @intrinsic
