@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ class DeviceSequential:
         """Features out."""
         return self._shape[-1]
 
-    def __call__(self, x: Any, out: Any = None, *, stream: Any = 0) -> Any:
+    def __call__(self, x: Any, out: Any = None, *, stream: Any = None) -> Any:
         """Propagate examples forward on the device.
 
         Parameters
@@ -101,7 +102,11 @@ class DeviceSequential:
         ShapeError, DTypeError, OutputError
             If an argument does not fit.
         """
-        return device.engine().network(self._steps, x, out, self.dtype, self, stream)
+        return self._engine.network(self._steps, x, out, self.dtype, self, stream)
+
+    @functools.cached_property
+    def _engine(self) -> Any:
+        return device.engine()
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(

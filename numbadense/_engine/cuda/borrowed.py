@@ -15,7 +15,7 @@ from numbadense._engine.cuda.device import simulated
 
 
 class Borrowed:
-    """C-contiguous device memory of some owner, which it keeps alive, as kernels see it."""
+    """C-contiguous device memory of some owner, which it keeps alive: an array as kernels see it."""
 
     __slots__ = ("_words", "address", "dtype", "owner", "shape", "size")
 
@@ -87,6 +87,18 @@ def type_of(dtype: np.dtype, ndim: int):
         return _types.setdefault((dtype, ndim), types.Array(from_dtype(dtype), ndim, "C"))
 
 
+def current_stream(value) -> int:
+    """Return the handle of the stream on which the library of `value` works now; 0 is the default one."""
+    library = "" if simulated() else type(value).__module__.partition(".")[0]
+    if library == "torch" and value.is_cuda:
+        torch = sys.modules["torch"]
+        quick = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+        return quick(value.get_device()) if quick else torch.cuda.current_stream(value.device).cuda_stream
+    if library == "cupy":
+        return sys.modules["cupy"].cuda.get_current_stream().ptr
+    return 0
+
+
 _readers: dict[type, Any] = {}
 
 
@@ -139,7 +151,7 @@ def _cupy(value) -> Borrowed | None:
 
 
 def _torch_reader(torch):
-    dtypes = {getattr(torch, name): np.dtype(name) for name in ("float32", "float64")}
+    dtypes = {getattr(torch, name): np.dtype(name) for name in ("float32", "float64", "uint8")}
 
     def read(value) -> Borrowed | None:
         dtype = dtypes.get(value.dtype)

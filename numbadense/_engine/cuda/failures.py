@@ -42,8 +42,11 @@ AFTER_LOSS = (
 LESS = "pass fewer rows, or call a network's predict, with batch_size= if need be"
 
 
-def owner(call: str):
-    """Return a decorator: the CUDA errors of the function become `DeviceError`, as those of `call`."""
+def owner(call):
+    """Return a decorator: the CUDA errors of the function become `DeviceError`, as those of `call`.
+
+    `call` is a name, or returns one for the function's arguments.
+    """
 
     def owned(function):
         @functools.wraps(function)
@@ -51,7 +54,7 @@ def owner(call: str):
             try:
                 return function(*args, **kwargs)
             except Exception as error:
-                said = sentence(error, call)
+                said = sentence(error, call if isinstance(call, str) else call(*args, **kwargs))
                 if said is None:
                     raise
                 raise DeviceError(said) from error

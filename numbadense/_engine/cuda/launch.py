@@ -17,6 +17,7 @@ that.  What is neither an array nor a number goes to Numba.
 import ctypes
 import functools
 import struct
+import warnings
 
 import numpy as np
 from cuda.bindings import driver as binding
@@ -142,7 +143,9 @@ def _by_numba(kernel, blocks, threads, stream, arguments: tuple, shared: int) ->
         definition = kernel.compile(tuple(typeof(argument, Purpose.argument) for argument in arguments))
         device = cuda.get_current_device().id
         driver.driver.cuKernelSetAttribute(MORE, shared, definition.library.get_cufunc().handle, device)
-    kernel[blocks, threads, stream, shared](*arguments)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Grid size .* low occupancy")  # numba's advice, which is for others
+        kernel[blocks, threads, stream, shared](*arguments)
 
 
 @functools.cache

@@ -1,6 +1,9 @@
 """What array is this, and where: views of device memory, uploads, and results of the caller's own kind."""
 
+import contextlib
+import math
 import sys
+import threading
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +13,8 @@ from numba import cuda
 
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
+from numbadense._engine.cuda import failures
+from numbadense._engine.cuda.borrowed import Borrowed, current_stream
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.primitives import CHUNK
 from numbadense.errors import DTypeError, OutputError, ShapeError
@@ -71,12 +76,38 @@ def _like(view) -> np.ndarray:
 
 def empty(shape: tuple[int, ...], dtype: np.dtype, stream):
     """Return a new device array."""
-    return cuda.device_array(shape, dtype, stream=stream)
+    try:
+        made = cuda.device_array(shape, dtype, stream=stream)
+    except Exception as error:
+        failures.asked(error, math.prod(shape) * dtype.itemsize)
+        raise
+    kept = getattr(_keeping, "arrays", None)
+    if kept is not None:
+        kept.append(made)
+    return made
+
+
+_keeping = threading.local()
+
+
+@contextlib.contextmanager
+def keeping():
+    """Give the list of what :func:`empty` makes in this thread, which a graph needs for as long as it lives."""
+    before, _keeping.arrays = getattr(_keeping, "arrays", None), []
+    try:
+        yield _keeping.arrays
+    finally:
+        _keeping.arrays = before
 
 
 def upload(array: np.ndarray, dtype: np.dtype, stream):
     """Return a device copy of `array`, cast to `dtype`, C-contiguous."""
-    return cuda.to_device(np.ascontiguousarray(array, dtype), stream=stream)
+    host = np.ascontiguousarray(array, dtype)
+    try:
+        return cuda.to_device(host, stream=stream)
+    except Exception as error:
+        failures.asked(error, host.nbytes)
+        raise
 
 
 def matrix(x: Operand, rows: int, columns: int, dtype: np.dtype, stream):
@@ -131,6 +162,8 @@ def copy(x, out, stream) -> None:
 
 def address(view) -> int:
     """Return where a device array begins."""
+    if type(view) is Borrowed:
+        return view.address
     pointer = getattr(view, "device_ctypes_pointer", None)
     return view.ctypes.data if pointer is None else pointer.value or 0
 
@@ -165,7 +198,12 @@ class Result:
     def __init__(self, x: Operand, out, shape: tuple[int, ...], dtype: np.dtype, stream):
         self.dtype, self.stream = dtype, stream
         if out is None:
-            self.given, view = _new(x, shape, dtype, stream)
+            view = None
+            if x.view is None:
+                self.given = np.empty(shape, dtype)
+            else:
+                self.given = new(x.given, shape, dtype, stream)
+                view = _view("out", self.given)
             self.target = Operand("out", self.given, self.given if view is None else _like(view), view)
             return
         self.given, self.target = out, None
@@ -201,22 +239,26 @@ class Result:
         return self.given
 
 
-def _new(x: Operand, shape: tuple[int, ...], dtype: np.dtype, stream):
-    """Return a new array of the kind of `x`, and a view of it if it is on the device."""
-    if x.view is None:
-        return np.empty(shape, dtype), None
-    library = type(x.given).__module__.split(".")[0]
+def new(given, shape: tuple[int, ...], dtype: np.dtype, stream):
+    """Return a new device array of the kind of `given`."""
+    library = type(given).__module__.partition(".")[0]
     if library == "torch":
-        made = x.given.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype.name))
-    elif library == "cupy":
-        made = sys.modules["cupy"].empty(shape, dtype)
-    else:
-        made = empty(shape, dtype, stream)
-    return made, _view("out", made)
+        return given.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype.name))
+    if library == "cupy":
+        return sys.modules["cupy"].empty(shape, dtype)
+    return empty(shape, dtype, stream)
 
 
-def stream_of(stream):
-    """Return `stream` as numba's: one of numba's own, the handle of another library's, or 0 for the default."""
-    if isinstance(stream, int) and stream:
-        return cuda.external_stream(stream)
-    return stream
+def stream_of(stream, given=None):
+    """Return `stream` as numba's: one of numba's own, the handle of another library's, or 0 for the default.
+
+    None is the stream on which the library of `given` works now.
+    """
+    handle = current_stream(given) if stream is None else stream
+    if isinstance(handle, int) and handle:
+        if simulated():
+            return cuda.external_stream(handle)
+        from numbadense._engine.cuda import launch
+
+        return launch.external_stream(handle)
+    return handle

@@ -7,7 +7,7 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import memory
+from numbadense._engine.cuda import direct, failures, memory
 from numbadense._engine.cuda import program as program_module
 from numbadense._engine.cuda.primitives import CHUNK
 from numbadense._engine.cuda.steps import Layer, Step, of_network
@@ -18,10 +18,11 @@ __all__ = ["activate", "dense", "forward_of", "network", "of_network", "program"
 WIDEST = 64  # numbers that a thread's registers can hold twice, in float32
 
 
+@failures.owner("numbadense.cuda.dense")
 def dense(x, w, b, activation, out, stream):
     """Return ``activation(x @ w + b)``, checking all arguments."""
     chosen = activations.get(activation)
-    stream = memory.stream_of(stream)
+    stream = memory.stream_of(stream, x)
     x, w = memory.operand("x", x), memory.operand("w", w)
     n_in, n_out = validate.weights(w.like).shape
     bias = None if b is None else memory.operand("b", b)
@@ -35,13 +36,18 @@ def dense(x, w, b, activation, out, stream):
     return forward((Layer(weights, biases, chosen),), x, out, dtype, stream)
 
 
+@failures.owner("the call of the network")
 def network(steps: tuple[Step, ...], x, out, dtype: np.dtype, owner, stream):
     """Return the output of a network of at least one step; `owner` is what `x` must fit, for the error."""
+    done = direct.network(steps, x, out, dtype, stream)
+    if done is not None:
+        return done
+    stream = memory.stream_of(stream, x)
     x = memory.operand("x", x)
     validate.compute_dtype("x", x.like)
     if x.like.ndim == 0 or x.shape[-1] != owner.n_in:
         raise validate.features_error(x.like, owner)
-    return forward(steps, x, out, dtype, memory.stream_of(stream))
+    return forward(steps, x, out, dtype, stream)
 
 
 def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, stream):
@@ -53,18 +59,17 @@ def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, st
     if not m * n_out:
         return result.given
     a = memory.matrix(x, m, n_in, dtype, stream)
-    for step in steps[:-1]:
-        between = memory.empty((m, step.n_out), dtype, stream)
-        step.run(a, between, stream)
-        a = between
+    if len(steps) > 1:
+        a = direct.through(steps[:-1], a, direct.scratch(steps[:-1], m, dtype, stream), stream)
     buffer = result.buffer(m, n_out, (a, *(array for step in steps for array in step.arrays)))
     steps[-1].run(a, buffer, stream)
     return result.deliver(buffer)
 
 
+@failures.owner(lambda activation, *_: f"numbadense.cuda.{activation.name}")
 def activate(activation: activations.Activation, x, out, stream):
     """Return the activation of every element of `x`, or of every row for a row-wise one."""
-    stream = memory.stream_of(stream)
+    stream = memory.stream_of(stream, x)
     x = memory.operand("x", x)
     dtype = validate.compute_dtype("x", x.like)
     if activation.rowwise and not x.like.ndim:
@@ -93,6 +98,7 @@ def activate(activation: activations.Activation, x, out, stream):
     return result.given
 
 
+@failures.owner("numbadense.cuda.program")
 def program(weights, biases, chosen, dtype: np.dtype, width: int, known):
     """Return device programs, a row each, of networks of one shape, for the device function of these arguments."""
     chosen = [activations.get(spec) for spec in chosen]
