@@ -49,6 +49,11 @@ def operand(name: str, value) -> Operand:
     return Operand(name, value, _like(view), view)
 
 
+def on_device(value) -> bool:
+    """Say whether an array is on the device, as far as its class tells."""
+    return getattr(type(value), "__cuda_ndarray__", False) or hasattr(type(value), "__cuda_array_interface__")
+
+
 def _view(name: str, value):
     """Return a numba device array of the memory of `value`, or None if that is not on the device."""
     if getattr(value, "__cuda_ndarray__", False):

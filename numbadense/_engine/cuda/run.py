@@ -7,7 +7,7 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import direct, failures, memory
+from numbadense._engine.cuda import direct, failures, memory, streaming
 from numbadense._engine.cuda import program as program_module
 from numbadense._engine.cuda.primitives import CHUNK
 from numbadense._engine.cuda.steps import Layer, Step, of_network
@@ -58,12 +58,27 @@ def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, st
     m = int(np.prod(shape[:-1], dtype=np.int64))
     if not m * n_out:
         return result.given
+    if x.view is None and result.target.view is None and streaming.worthwhile(m * (n_in + n_out) * dtype.itemsize):
+        if stream:
+            stream.synchronize()  # what the steps read may still be on its way there
+        return _in_batches(steps, x.like.reshape(m, n_in), result, dtype)
     a = memory.matrix(x, m, n_in, dtype, stream)
     if len(steps) > 1:
         a = direct.through(steps[:-1], a, direct.scratch(steps[:-1], m, dtype, stream), stream)
     buffer = result.buffer(m, n_out, (a, *(array for step in steps for array in step.arrays)))
     steps[-1].run(a, buffer, stream)
     return result.deliver(buffer)
+
+
+def _in_batches(steps: tuple[Step, ...], x: np.ndarray, result: memory.Result, dtype: np.dtype):
+    """Fill a result in the host's memory from x, there too, which is much."""
+    like, shape = result.target.like, (x.shape[0], steps[-1].n_out)
+    in_place = like.flags.c_contiguous and not np.may_share_memory(x, like)
+    host = like.reshape(shape) if in_place else np.empty(shape, dtype)
+    streaming.run(steps, x, host, dtype, streaming.batch_size(steps, dtype))
+    if not in_place:
+        np.copyto(like, host.reshape(like.shape), casting="same_kind")
+    return result.given
 
 
 @failures.owner(lambda activation, *_: f"numbadense.cuda.{activation.name}")
