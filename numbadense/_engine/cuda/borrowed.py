@@ -70,7 +70,9 @@ class Borrowed:
 
     def first(self, rows: int) -> "Borrowed":
         """Return the first rows."""
-        return Borrowed(self.address, (rows, *self.shape[1:]), self.dtype, self.owner, self.size // self.shape[0] * rows)
+        return Borrowed(
+            self.address, (rows, *self.shape[1:]), self.dtype, self.owner, self.size // self.shape[0] * rows
+        )
 
 
 _types: dict[tuple[np.dtype, int], Any] = {}

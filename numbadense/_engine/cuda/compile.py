@@ -8,11 +8,10 @@ import numpy as np
 from numba import cuda
 
 from numbadense import activations, scalar_math
-from numbadense._engine.cuda import borrowed
+from numbadense._engine.cuda import borrowed, simt, tiles, words
 from numbadense._engine.cuda import elementwise as elementwise_module
 from numbadense._engine.cuda import forward as forward_module
 from numbadense._engine.cuda import rowwise as rowwise_module
-from numbadense._engine.cuda import simt, tiles, words
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.program import FOUR, code_of
 
