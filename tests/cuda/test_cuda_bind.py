@@ -1,12 +1,15 @@
 """Networks bound to device arrays, calls that borrow them, and what a call says of itself and of failures."""
 
 import gc
+import itertools
 import weakref
 from types import SimpleNamespace
 
 import device_oracle
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_cuda_streaming import network
 
 import numbadense as nd
@@ -294,3 +297,31 @@ def test_errors_of_others_are_left_alone(on_device, monkeypatch):
     assert failures.name_of(foreign("CUDA_ERROR_INVALID_VALUE: one of the parameters")) == "CUDA_ERROR_INVALID_VALUE"
     assert failures.name_of(type("CUDAError", (Exception,), {})("CUDA_ERROR_INVALID_VALUE")) is None
     assert [failures.size(n) for n in (12, 2048, 3 << 20, 5 << 30)] == ["12 bytes", "2 KiB", "3 MiB", "5 GiB"]
+
+
+@pytest.mark.parametrize("widths", [(3, 3), (3, 4, 3), (3, 9, 4, 17, 3)])
+def test_out_may_be_x_or_a_part_of_it(gpu, rng, widths):
+    net = network(widths=widths)
+    there = net.to("cuda")
+    room = rng.normal(size=(9, 3)).astype(np.float32)
+    expected = device_oracle.forward(room[:8], net.layers)
+    for part in (slice(0, 8), slice(1, 9)):
+        x = gpu.to_device(room)
+        there(x[:8], x[part])
+        np.testing.assert_allclose(x[part].copy_to_host(), expected, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=50)
+@given(widths=st.lists(st.integers(0, 70), min_size=1, max_size=6), m=st.integers(1, 9))
+def test_a_step_never_writes_where_it_reads(gpu, widths, m):
+    from numbadense._engine.cuda import direct
+
+    steps = [SimpleNamespace(n_out=n) for n in widths]
+    made = direct.scratch(steps, m, np.dtype("float32"), 0)
+    assert [array.shape for array in made] == [(m, n) for n in widths]
+    for one, other in itertools.pairwise(made):
+        assert not direct.overlap(one, other)
+    begin = made[0].owner.ctypes.data if device.simulated() else made[0].owner.device_ctypes_pointer.value
+    for array in made:
+        assert begin <= array.address and array.address + array.nbytes <= begin + made[0].owner.nbytes
+        assert (array.address - begin) % 256 == 0

@@ -46,12 +46,12 @@ class Layer:
     b: Any
     activation: activations.Activation
 
-    @property
+    @functools.cached_property
     def n_in(self) -> int:
         """Features in."""
         return int(self.w.shape[0])
 
-    @property
+    @functools.cached_property
     def n_out(self) -> int:
         """Features out."""
         return int(self.w.shape[1])
