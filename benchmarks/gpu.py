@@ -16,6 +16,7 @@ import statistics
 import time
 from pathlib import Path
 
+import gpu_hopper
 import gpu_launch
 import harness
 import numpy as np
@@ -396,7 +397,7 @@ def main():
         parser.error("the simulator is not a device: pass --dry-run")
     bench = Bench(arguments.dry_run, arguments.budget)
     begin, failures = time.monotonic(), {}
-    for section in (peak, dense, elementwise, every_tile, host, rows, stepping):
+    for section in (peak, dense, gpu_hopper.hopper, elementwise, every_tile, host, rows, stepping):
         try:
             section(bench)
         except Exception as error:  # the others may still tell something: a device is not often at hand

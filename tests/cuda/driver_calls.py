@@ -149,8 +149,11 @@ def main():
     found["stream"] = last(32)["stream"], int(stream)
     one(x, out, stream=4096)
     found["handle"] = last(32)["stream"]
+    kernel = cuda.jit(copies)
+    much = lambda: compiler.launch(kernel, 1, 32, 0, x, x, shared=300_000)  # noqa: E731
     found["failures"] = {
         "launch": failing("cuLaunchKernel", 701, lambda: one(x, out)),
+        "shared": failing("cuFuncSetAttribute", 1, much),
         "elsewhere": failing("cuLaunchKernel", 400, lambda: one(x, out)),
         "result": failing("cuMemcpyDtoH", 700, lambda: one(rows)),
         "stream": failing("cuStreamSynchronize", 719, lambda: net.predict(rows, 250)),

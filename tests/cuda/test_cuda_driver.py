@@ -110,6 +110,7 @@ def test_work_is_queued_on_the_stream_that_was_given(seen):
 FAILURES = {
     "launch": "the call of the network failed: a block needs more registers or shared memory than the device has "
     "(Call to cuLaunchKernel results in CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES); ",
+    "shared": "the device does not give a block the 300000 bytes of shared memory that ",
     "elsewhere": "the call of the network failed: a stream or kernel belongs to another device, or is gone "
     "(Call to cuLaunchKernel results in CUDA_ERROR_INVALID_HANDLE); ",
     "result": "the call of the network failed: a kernel read or wrote outside the arrays "

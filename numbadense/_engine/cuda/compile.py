@@ -8,7 +8,7 @@ import numpy as np
 from numba import cuda
 
 from numbadense import activations, scalar_math
-from numbadense._engine.cuda import borrowed, simt, tiles, words
+from numbadense._engine.cuda import borrowed, hopper, narrowing, quick, simt, tiles, words
 from numbadense._engine.cuda import elementwise as elementwise_module
 from numbadense._engine.cuda import forward as forward_module
 from numbadense._engine.cuda import rowwise as rowwise_module
@@ -47,6 +47,15 @@ def scalar(activation):
     return _device(scalar_math.bind(activation.function, _vocabulary()))
 
 
+@functools.cache
+def quick_scalar(activation):
+    """Return an activation of one number in float32 as a device function in few instructions: see `quick`."""
+    jit = (lambda function: function) if simulated() else _device
+    found = quick.vocabulary(jit, hopper.primitives.power_of_two, hopper.primitives.reciprocal)
+    others = dict.fromkeys(found) if simulated() else _vocabulary()
+    return jit(scalar_math.bind(activation.function, others | found))
+
+
 def _kernel(function, threads, resident):
     """Compile a kernel whose blocks have `threads` threads, with registers for `resident` on a multiprocessor."""
     return cuda.jit(function) if simulated() else cuda.jit(function, launch_bounds=(threads, resident))
@@ -80,6 +89,33 @@ def dense(activation, dtype: np.dtype, tile: tiles.DenseTile, in_chunks: tuple[b
     copies = simt.asynchronous() if pipelined else simt.synchronous(dtype, _inlined)
     kernel = simt.make_dense(tile, dtype, scalar(fused), _inlined, copies, *in_chunks)
     return _kernel(kernel, tile.size, tile.resident)
+
+
+@functools.cache
+def hopper_dense(activation, tile: hopper.Tile, precision: str, half: bool, in_fours: bool):
+    """Return Hopper's dense kernel ``dense(x_map, w_map, b, out, k)``; `half` says that out has 16 bits."""
+    fused = activations.REGISTRY["identity"] if activation.rowwise else activation
+    narrow = hopper.primitives.make_narrow(precision) if half else None
+    kernel = hopper.make_dense(tile, precision, narrow, quick_scalar(fused), _inlined, in_fours)
+    return _kernel(kernel, tile.size, 1)
+
+
+def _narrow(precision):
+    if precision == "tf32":  # the copy of boxes rounds it
+        return np.dtype(np.float32).type, _inlined(hopper.keep)
+    return np.dtype(np.uint16).type, hopper.primitives.make_narrow(precision)
+
+
+@functools.cache
+def narrow_rows(precision: str, in_chunks: bool):
+    """Return the kernel ``rows(x, out)`` that narrows and pads rows."""
+    return cuda.jit(narrowing.make_rows(*_narrow(precision), _inlined, in_chunks))
+
+
+@functools.cache
+def narrow_columns(precision: str):
+    """Return the kernel ``columns(w, out)`` that narrows, transposes and pads weights."""
+    return cuda.jit(narrowing.make_columns(*_narrow(precision), _inlined))
 
 
 @functools.cache

@@ -15,8 +15,8 @@ from numbadense.errors import DeviceError, DTypeError, OutputError, ShapeError
 class Graph:
     """The steps from one matrix to another, to be replayed; the arrays live as long as it does.
 
-    It is made by running the steps twice: once, so that all kernels are compiled and loaded, and then on a stream that
-    only notes what is queued.
+    It is made by running the steps twice: once, so that kernels are compiled and loaded and whatever else steps prepare
+    is there, and then on the same stream, which only notes what is queued.
     """
 
     def __init__(self, steps: tuple[Step, ...], a: Borrowed, b: Borrowed, stream):
@@ -28,11 +28,11 @@ class Graph:
         def run(stream):
             direct.through(steps, a, [*outputs, b], stream)
 
-        run(stream)
         if simulated():
+            run(stream)
             self.launch = run
             return
-        self.executable, made = _record(run)
+        self.executable, made = _record(run, stream)
         self.held += (made,)
         self.launch = _launcher(self.executable)
         weakref.finalize(self, _destroy, self.executable).atexit = False  # then the process takes all with it
@@ -43,25 +43,32 @@ class Graph:
         self.launch(memory.stream_of(stream, x))
 
 
-def _record(run):
-    """Return an executable graph of what `run` queues on a stream, and the arrays it makes for itself."""
+def _record(run, before):
+    """Return an executable graph of what `run` queues, and the arrays it makes for itself; `before` is a stream.
+
+    The first run is over when this returns.
+    """
     from cuda.bindings import driver as binding
     from numba.cuda.cudadrv.driver import Stream, driver
 
+    memory.wait_for(before)  # what x comes from
     handle = driver.cuStreamCreate(binding.CUstream_flags.CU_STREAM_NON_BLOCKING.value)
-    graph = None
+    graph, stream = None, Stream(handle)
     try:
-        # Neither may memory be freed while it records, nor may the default stream wait for this one.
-        with cuda.defer_cleanup(), memory.keeping() as made:
+        with memory.keeping() as made:
+            run(stream)
+            stream.synchronize()
+        # Memory must not be freed while this records; other streams, and other threads, may do what they like.
+        with cuda.defer_cleanup(), memory.keeping(again=made) as more:
             driver.cuStreamBeginCapture(handle, binding.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)
             try:
-                run(Stream(handle))
+                run(stream)
             except BaseException:
                 with contextlib.suppress(Exception):
                     driver.cuGraphDestroy(driver.cuStreamEndCapture(handle))
                 raise
             graph = driver.cuStreamEndCapture(handle)
-            return driver.cuGraphInstantiate(graph, 0), made
+            return driver.cuGraphInstantiate(graph, 0), [*made, *more]
     finally:
         if graph is not None:
             driver.cuGraphDestroy(graph)

@@ -14,6 +14,7 @@ Every word has 8 bytes; a number has one.  That is Numba's layout, by `_Kernel._
 that.  What is neither an array nor a number goes to Numba.
 """
 
+import contextlib
 import ctypes
 import functools
 import struct
@@ -27,6 +28,7 @@ from numba.cuda.cudadrv.devicearray import DeviceNDArray
 from numba.cuda.typing.typeof import Purpose, typeof
 
 from numbadense._engine.cuda.borrowed import Borrowed, type_of
+from numbadense.errors import DeviceError
 
 FREE = 48 * 1024  # bytes of dynamic shared memory that a kernel may have without asking
 DEFAULT = binding.CUstream(0)
@@ -87,7 +89,8 @@ class Bound:
 
     def _launch(self, grid, block, stream, shared: int, parameters: int):
         if shared > self.allowed:
-            driver.driver.cuFuncSetAttribute(self.function, MORE, shared)
+            with _asking(shared, self.definition):
+                driver.driver.cuFuncSetAttribute(self.function, MORE, shared)
             self.allowed = shared
         return binding.cuLaunchKernel(self.function, *grid, *block, shared, stream, parameters, 0)[0]
 
@@ -142,10 +145,23 @@ def _by_numba(kernel, blocks, threads, stream, arguments: tuple, shared: int) ->
     if shared > FREE:
         definition = kernel.compile(tuple(typeof(argument, Purpose.argument) for argument in arguments))
         device = cuda.get_current_device().id
-        driver.driver.cuKernelSetAttribute(MORE, shared, definition.library.get_cufunc().handle, device)
+        with _asking(shared, definition):
+            driver.driver.cuKernelSetAttribute(MORE, shared, definition.library.get_cufunc().handle, device)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Grid size .* low occupancy")  # numba's advice, which is for others
         kernel[blocks, threads, stream, shared](*arguments)
+
+
+@contextlib.contextmanager
+def _asking(shared: int, definition):
+    """Say what was asked for if the driver refuses it."""
+    try:
+        yield
+    except driver.CudaAPIError as error:
+        raise DeviceError(
+            f"the device does not give a block the {shared} bytes of shared memory that {definition.entry_name} needs "
+            f"({error})."
+        ) from error
 
 
 @functools.cache

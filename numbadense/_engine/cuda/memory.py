@@ -17,7 +17,7 @@ from numbadense._engine.cuda import failures
 from numbadense._engine.cuda.borrowed import Borrowed, current_stream
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.primitives import CHUNK
-from numbadense.errors import DTypeError, OutputError, ShapeError
+from numbadense.errors import DeviceError, DTypeError, OutputError, ShapeError
 
 
 @dataclass(frozen=True)
@@ -79,30 +79,57 @@ def _like(view) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(np.empty(1, view.dtype), view.shape, (0,) * view.ndim)
 
 
+class _Record(threading.local):
+    """What a thread has made since it began to note that, and what it is to be given again before more is made."""
+
+    made: list | None = None
+    again: list = []  # noqa: RUF012 - replaced, never changed
+    closed = False
+
+
+_record = _Record()
+
+
 def empty(shape: tuple[int, ...], dtype: np.dtype, stream):
     """Return a new device array."""
+    for index, array in enumerate(_record.again):
+        if tuple(array.shape) == tuple(shape) and array.dtype == dtype:
+            return _record.again.pop(index)
     try:
         made = cuda.device_array(shape, dtype, stream=stream)
     except Exception as error:
-        failures.asked(error, math.prod(shape) * dtype.itemsize)
+        failures.asked(error, math.prod(shape) * np.dtype(dtype).itemsize)
         raise
-    kept = getattr(_keeping, "arrays", None)
-    if kept is not None:
-        kept.append(made)
-    return made
+    return keep(made)
 
 
-_keeping = threading.local()
+def keep(array):
+    """Return an array, which is to live as long as the graph that is being made, if one is."""
+    if _record.made is not None:
+        _record.made.append(array)
+    return array
 
 
 @contextlib.contextmanager
-def keeping():
-    """Give the list of what :func:`empty` makes in this thread, which a graph needs for as long as it lives."""
-    before, _keeping.arrays = getattr(_keeping, "arrays", None), []
+def keeping(again=None):
+    """Give the list of the arrays that are made in this thread, or kept.
+
+    With `again`, a graph is captured: those are handed out once more, and nothing may come from the host, whose memory
+    would be read anew whenever the graph runs.
+    """
+    before = _record.made, _record.again, _record.closed
+    _record.made, _record.again, _record.closed = [], list(again or ()), again is not None
     try:
-        yield _keeping.arrays
+        yield _record.made
     finally:
-        _keeping.arrays = before
+        _record.made, _record.again, _record.closed = before
+
+
+def send(array, host: np.ndarray, stream) -> None:
+    """Copy from the host."""
+    if _record.closed:
+        raise DeviceError("a step of the network copies from the host, and so cannot be part of a graph; report it.")
+    array.copy_to_device(host, stream=stream)
 
 
 def upload(array: np.ndarray, dtype: np.dtype, stream):
@@ -267,3 +294,8 @@ def stream_of(stream, given=None):
 
         return launch.external_stream(handle)
     return handle
+
+
+def wait_for(stream) -> None:
+    """Wait for what a stream holds, the default one too."""
+    (stream or cuda.default_stream()).synchronize()
