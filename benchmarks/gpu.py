@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import gpu_hopper
+import gpu_launch
 import harness
 import numpy as np
 from numba import cuda, float32
@@ -291,23 +292,13 @@ def peak(bench):
 
 
 def host(bench):
-    """What a call costs the host: a network of three layers on ready arrays."""
-    layers = [(8, 32), (32, 32), (32, 2)]
-    net = nd.Sequential([nd.Dense(bench.rng.standard_normal(s, np.float32), None, "sigmoid") for s in layers])
-    on_device = net.to("cuda")
-    for m in (1, 3) if bench.dry else (1, 64, 1024):
-        x, out = bench.normal(m, 8), bench.poisoned(m, 2)
-        on_device(x, out)
-        error = checked(out, net.astype("float64")(x.copy_to_host().astype(np.float64)))
-        facts = {}
-        if not bench.dry:
-            cuda.synchronize()
-            begin = time.perf_counter()
-            for _ in range(200):
-                on_device(x, out)
-            facts = {"host_seconds": (time.perf_counter() - begin) / 200}
-            cuda.synchronize()
-        bench.record("host", f"8-32-32-2, {m} rows", {"ours": lambda x=x, out=out: on_device(x, out)}, error, **facts)
+    """What a call costs the host."""
+    gpu_launch.host(bench, checked)
+
+
+def rows(bench):
+    """Rows that come from the host."""
+    gpu_launch.rows(bench, checked)
 
 
 def stepping(bench):
@@ -406,7 +397,7 @@ def main():
         parser.error("the simulator is not a device: pass --dry-run")
     bench = Bench(arguments.dry_run, arguments.budget)
     begin, failures = time.monotonic(), {}
-    for section in (peak, dense, gpu_hopper.hopper, elementwise, every_tile, host, stepping):
+    for section in (peak, dense, gpu_hopper.hopper, elementwise, every_tile, host, rows, stepping):
         try:
             section(bench)
         except Exception as error:  # the others may still tell something: a device is not often at hand

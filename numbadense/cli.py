@@ -101,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--skip-rows", metavar="N", type=_count, default=0, help="lines to skip at the top of a .csv, such as a header"
     )
+    predict.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="what to run it on (cpu); cuda needs an NVIDIA GPU"
+    )
 
     info = commands.add_parser("info", help="describe a network")
     info.set_defaults(command=_info)
@@ -210,12 +213,13 @@ def _predict(arguments: argparse.Namespace) -> None:
 
     network = io.load(arguments.model)
     x = tables.read(arguments.input, network, arguments.skip_rows)
+    runs = network if arguments.device == "cpu" else network.to(arguments.device)
     try:
-        with _notice():
-            network.predict(x[: tables.batch_size(network)])  # compiles, and refuses what cannot be computed
+        with _notice(arguments.device == "cpu"):
+            runs.predict(x[: tables.batch_size(network)])  # compiles, and refuses what cannot be computed
     except NumbadenseError as error:
         raise NumbadenseError(f"{arguments.input}: {error}") from None
-    tables.predict(network, x, arguments.out, _console(stderr=True))
+    tables.predict(runs, x, arguments.out, _console(stderr=True))
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import Console
 
+    from numbadense.cuda import DeviceSequential
     from numbadense.model import Sequential
 
 __all__ = ["batch_size", "predict", "read"]
@@ -27,7 +28,7 @@ BATCH_BYTES = 8_388_608  # of float64 input and output that are in flight
 DIGITS = {"float32": "%.9g", "float64": "%.17g"}  # enough to read the same number back
 
 
-def batch_size(network: Sequential) -> int:
+def batch_size(network: Sequential | DeviceSequential) -> int:
     """Return how many rows go through the network at once."""
     return max(1, BATCH_BYTES // (8 * max(1, network.n_in + network.n_out)))
 
@@ -82,14 +83,14 @@ def _whole(path: Path) -> Iterator[Path]:
             part.unlink()
 
 
-def predict(network: Sequential, x: NDArray[Any], path: Path, console: Console) -> None:
+def predict(network: Sequential | DeviceSequential, x: NDArray[Any], path: Path, console: Console) -> None:
     """Write the network's output for every row of `x`, with a progress bar if the console is a terminal."""
     with _whole(path) as part:
         write = _write_npy if path.suffix == ".npy" else _write_csv
         write(part, network, x, console)
 
 
-def _write_npy(path: Path, network: Sequential, x: NDArray[Any], console: Console) -> None:
+def _write_npy(path: Path, network: Sequential | DeviceSequential, x: NDArray[Any], console: Console) -> None:
     out = np.lib.format.open_memmap(path, mode="w+", dtype=network.dtype, shape=(len(x), network.n_out))
     if hasattr(os, "posix_fallocate"):  # a full disk is an error here; met by a mapped page it would end the process
         with path.open("r+b") as stream:
@@ -98,7 +99,7 @@ def _write_npy(path: Path, network: Sequential, x: NDArray[Any], console: Consol
     out.flush()
 
 
-def _write_csv(path: Path, network: Sequential, x: NDArray[Any], console: Console) -> None:
+def _write_csv(path: Path, network: Sequential | DeviceSequential, x: NDArray[Any], console: Console) -> None:
     rows, digits = batch_size(network), DIGITS[network.dtype.name]
     starts: Iterable[int] = range(0, len(x), rows)
     if console.is_terminal:

@@ -13,11 +13,11 @@ class DeviceActivationFunction(Protocol):
 
     activation: activations.Activation
 
-    def __call__(self, x: Any, out: Any = None, *, stream: Any = 0) -> Any:
+    def __call__(self, x: Any, out: Any = None, *, stream: Any = None) -> Any:
         """Return the activation of x."""
 
 
-def dense(x: Any, w: Any, b: Any = None, activation: Any = None, *, out: Any = None, stream: Any = 0) -> Any:
+def dense(x: Any, w: Any, b: Any = None, activation: Any = None, *, out: Any = None, stream: Any = None) -> Any:
     """Forward propagation through one dense layer on a CUDA device: ``activation(x @ w + b)``.
 
     Parameters
@@ -75,7 +75,7 @@ def dense(x: Any, w: Any, b: Any = None, activation: Any = None, *, out: Any = N
 def over_arrays(entry: activations.Activation) -> DeviceActivationFunction:
     """Return the activation as a function of arrays."""
 
-    def function(x: Any, out: Any = None, *, stream: Any = 0) -> Any:
+    def function(x: Any, out: Any = None, *, stream: Any = None) -> Any:
         return device.engine().activate(entry, x, out, stream)
 
     function.__name__ = function.__qualname__ = entry.name

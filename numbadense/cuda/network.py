@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from numbadense._engine.cuda import device
 from numbadense.errors import OptionError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from numbadense._engine.cuda.steps import Step
     from numbadense.model import Sequential
 
@@ -105,7 +108,7 @@ class DeviceSequential:
         """Features out."""
         return self._shape[-1]
 
-    def __call__(self, x: Any, out: Any = None, *, stream: Any = 0) -> Any:
+    def __call__(self, x: Any, out: Any = None, *, stream: Any = None) -> Any:
         """Propagate examples forward on the device.
 
         Parameters
@@ -127,7 +130,108 @@ class DeviceSequential:
         ShapeError, DTypeError, OutputError
             If an argument does not fit.
         """
-        return device.engine().network(self._steps, x, out, self.dtype, self, stream)
+        return self._engine.network(self._steps, x, out, self.dtype, self, stream)
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        *,
+        out: NDArray[Any] | None = None,
+        progress: bool = False,
+    ) -> Any:
+        """Propagate many examples forward, a batch at a time: the result of calling the network.
+
+        Batches go to and fro between two sets of buffers: while one is computed and brought back, the next is read and
+        sent.  Neither host nor device need hold all rows: `x` and `out` may be memory-mapped, and larger than either.
+
+        Parameters
+        ----------
+        x : array_like, shape (m, n_in)
+            Examples in rows: an array, or whatever has a shape and a dtype and gives rows for ``x[begin:end]``, such as
+            an ``np.memmap``, or an array of h5py or Zarr.
+        batch_size : int, optional
+            Rows in a batch; by default about 16 MiB of input and output, or less if the device has little memory free.
+        out : ndarray, shape (m, n_out), optional
+            Where to write the result, for example an ``np.lib.format.open_memmap(...)``.
+        progress : bool, optional
+            Whether to draw a progress bar on stderr.
+
+        Returns
+        -------
+        ndarray, shape (m, n_out), of the network's dtype
+            `out`, if given.
+
+        Raises
+        ------
+        DeviceError
+            If CUDA fails; without memory for a batch it says how much was asked for and how much is free.
+        ShapeError, DTypeError, OutputError, OptionError
+            If an argument does not fit.
+        """
+        from numbadense._engine.cuda import streaming
+
+        return streaming.predict(self._steps, x, batch_size, out, progress, self.dtype, self)
+
+    def bind(self, x: Any, out: Any = None, *, stream: Any = None) -> BoundNetwork:
+        """Return the call ``net(x, out)`` for these arrays, to be made again and again, as one CUDA graph.
+
+        Parameters
+        ----------
+        x : device array, shape (..., n_in), of the network's dtype
+            Contiguous, and not empty.
+        out : device array, shape (..., n_out), of the network's dtype, optional
+            Where to write the results: contiguous, and apart from `x`.
+        stream : numba stream or int, optional
+            Where to queue the first run.
+
+        Returns
+        -------
+        BoundNetwork
+
+        Raises
+        ------
+        DeviceError, ShapeError, DTypeError, OutputError
+            If CUDA fails, an array is not on the device, or does not fit.
+
+        Notes
+        -----
+        All launches of the network are noted once, in a CUDA graph, and each call queues the graph: one call of the
+        driver, however many layers there are.  The contents of `x` may change between calls; where the arrays are, and
+        how many rows they have, may not: bind again for that.
+
+        Examples
+        --------
+        >>> import numbadense as nd
+        >>> net = nd.Sequential([nd.Dense([[1.0], [1.0]], [-1.0], "relu")]).to("cuda")  # doctest: +SKIP
+        >>> step = net.bind(x)  # doctest: +SKIP
+        >>> y = step()  # doctest: +SKIP
+        """
+        from numbadense._engine.cuda import graph
+
+        made, given = graph.bind(self._steps, x, out, self.dtype, self, stream)
+        return BoundNetwork(x, given, made)
+
+    def explain(self, shape: int | tuple[int, ...] = 1) -> str:
+        """Say how a call would run on this device: which kernels, tiles and launches, how much arithmetic and memory.
+
+        Parameters
+        ----------
+        shape : int or tuple of int, optional
+            The number of rows, or the shape of x.
+
+        Returns
+        -------
+        str
+        """
+        from numbadense._engine import validate
+        from numbadense._engine.cuda import explain
+
+        return explain.network(self._steps, self._shape, validate.rows_of(shape, self.n_in), self.dtype)
+
+    @functools.cached_property
+    def _engine(self) -> Any:
+        return device.engine()
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
@@ -138,3 +242,53 @@ class DeviceSequential:
     def __repr__(self) -> str:
         widths = "-".join(map(str, self._shape))
         return f"DeviceSequential({widths}, {', '.join(self._activations)}, {self.precision or self.dtype})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BoundNetwork:
+    """A network bound to device arrays: what :meth:`DeviceSequential.bind` returns.
+
+    Attributes
+    ----------
+    x, out : device arrays
+        Those that every call reads and writes.  They live as long as this does.
+
+    Notes
+    -----
+    A call runs after what its stream holds, and after the call before, on whatever stream that was.  It can be called
+    from any thread.  The graph is freed when this is dropped.
+
+    Examples
+    --------
+    >>> step = net.bind(x)  # doctest: +SKIP
+    >>> for _ in range(1000):  # doctest: +SKIP
+    ...     advance(x, step())
+    """
+
+    x: Any
+    out: Any
+    _graph: Any
+
+    def __call__(self, *, stream: Any = None) -> Any:
+        """Fill `out` from what is in `x` now.
+
+        Parameters
+        ----------
+        stream : numba stream or int, optional
+            Where to queue the work, as in :func:`numbadense.cuda.dense`.
+
+        Returns
+        -------
+        device array
+            `out`.
+
+        Raises
+        ------
+        DeviceError
+            If CUDA fails.
+        """
+        self._graph.replay(self.x, stream)
+        return self.out
+
+    def __repr__(self) -> str:
+        return f"BoundNetwork({tuple(self.x.shape)} -> {tuple(self.out.shape)})"

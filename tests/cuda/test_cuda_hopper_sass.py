@@ -8,7 +8,6 @@ import pytest
 from device_code import assemble
 
 from numbadense.activations import REGISTRY
-from numbadense.errors import DeviceError
 
 HOPPER = (9, 0, "a")
 CASES = [
@@ -111,58 +110,3 @@ def test_a_launch_on_hopper_compiles_for_what_only_hopper_has(compile_ptx, monke
     context = types.SimpleNamespace(device=types.SimpleNamespace(compute_capability=(9, 0)))
     monkeypatch.setattr(codegen.devices, "get_context", lambda: context)
     assert codegen.CUDACodeLibrary._ensure_cc(None, None) == HOPPER
-
-
-@pytest.fixture
-def asked(compile_ptx, monkeypatch):
-    """A kernel that is never compiled, and what the driver is asked to give it."""
-    from numba.cuda.cudadrv import driver as module
-
-    from numbadense._engine.cuda import dynamic
-
-    asked = types.SimpleNamespace(calls=[], error=None)
-
-    def attribute(*given):
-        asked.calls.append(given)
-        if asked.error:
-            raise asked.error
-
-    device = types.SimpleNamespace(id=3)
-    function = types.SimpleNamespace(handle=12345, device=device, name="dense")
-    library = types.SimpleNamespace(get_cufunc=lambda: function)
-    compiled = types.SimpleNamespace(library=library)
-    asked.kernel = types.SimpleNamespace(_compile_for_args=lambda *arguments: compiled)
-    monkeypatch.setattr(module, "driver", types.SimpleNamespace(cuKernelSetAttribute=attribute))
-    monkeypatch.setattr(dynamic, "_allowed", set())
-    return asked
-
-
-def test_the_driver_is_asked_once_for_more_shared_memory(asked):
-    from cuda.bindings.driver import CUfunction_attribute
-
-    from numbadense._engine.cuda import dynamic
-
-    for size in (1024, 200 * 1024, 200 * 1024):
-        dynamic.allow(asked.kernel, (), size)
-    attribute = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    assert asked.calls == [(attribute, 200 * 1024, 12345, 3)]
-
-
-def test_what_the_driver_refuses_is_a_device_error(asked):
-    from numba.cuda.cudadrv.driver import CudaAPIError
-
-    from numbadense._engine.cuda import dynamic
-
-    asked.error = CudaAPIError(1, "Call to cuKernelSetAttribute results in CUDA_ERROR_INVALID_VALUE")
-    with pytest.raises(DeviceError, match="does not give a block the 300000 bytes of shared memory that dense needs"):
-        dynamic.allow(asked.kernel, (), 300_000)
-
-
-def test_what_numba_has_of_a_compiled_kernel_is_what_is_used_of_it(compile_ptx):
-    """Names of numba-cuda that only a device would try."""
-    from numba.cuda.cudadrv import driver
-    from numba.cuda.dispatcher import CUDADispatcher, _Kernel
-
-    assert callable(CUDADispatcher._compile_for_args) and isinstance(_Kernel.library, property)
-    assert {"handle", "name"} <= set(driver.CudaPythonFunction.__slots__)
-    assert isinstance(driver.CudaPythonFunction.device, property)

@@ -8,7 +8,7 @@ import numpy as np
 from numba import cuda
 
 from numbadense import activations, scalar_math
-from numbadense._engine.cuda import dynamic, hopper, narrowing, quick, simt, tiles, words
+from numbadense._engine.cuda import borrowed, hopper, narrowing, quick, simt, tiles, words
 from numbadense._engine.cuda import elementwise as elementwise_module
 from numbadense._engine.cuda import forward as forward_module
 from numbadense._engine.cuda import fused as fused_module
@@ -16,8 +16,6 @@ from numbadense._engine.cuda import fused_tensor as fused_tensor_module
 from numbadense._engine.cuda import rowwise as rowwise_module
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.program import FOUR, code_of
-
-SHARED_BY_DEFAULT = 48 * 1024  # bytes of shared memory that a block may have without being allowed more
 
 
 @functools.cache
@@ -187,36 +185,25 @@ def _load_four(array, index):
     return tuple(array[j] for j in range(index, index + FOUR))
 
 
-_allowed: dict = {}
-
-
-def _allow_shared(kernel, types, shared: int) -> None:
-    """Compile a kernel and let its blocks have so many bytes of dynamic shared memory, which Numba never asks for."""
-    if _allowed.get((kernel, types), 0) >= shared:
-        return
-    from cuda.bindings.driver import CUfunction_attribute
-    from numba.cuda.cudadrv.driver import driver
-
-    function = kernel.compile(types)._codelibrary.get_cufunc()
-    most = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    driver.cuKernelSetAttribute(most, shared, function.handle, function.device.id)
-    _allowed[kernel, types] = shared
-
-
 def launch(kernel, blocks: int, threads, stream, *arguments, shared: int = 0) -> None:
-    """Run a kernel with `shared` bytes of dynamic shared memory.
-
-    Numba's advice on small grids, and NumPy's on what the simulator computes, are for others.
-    """
-    if shared > SHARED_BY_DEFAULT and not simulated():
-        _allow_shared(kernel, tuple(kernel.typeof_pyval(argument) for argument in arguments), shared)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Grid size .* low occupancy")
-        if simulated():
+    """Run a kernel with `shared` bytes of dynamic shared memory, more than 48 KiB if need be."""
+    if simulated():
+        with warnings.catch_warnings():  # NumPy's, about what is computed
             warnings.simplefilter("ignore", RuntimeWarning)
-        else:
-            dynamic.allow(kernel, arguments, shared)
-        kernel[blocks, threads, stream, shared](*arguments)
+            kernel[blocks, threads, stream, shared](*map(_simulated, arguments))
+        return
+    _launcher()(kernel, blocks, threads, stream, arguments, shared)
+
+
+def _simulated(argument):
+    return borrowed.simulated_array(argument) if type(argument) is borrowed.Borrowed else argument
+
+
+@functools.cache
+def _launcher():
+    from numbadense._engine.cuda import launch  # which the simulator has no driver for
+
+    return launch.launch
 
 
 def launch_one_dimensional(kernel, work: int, stream, *arguments) -> None:

@@ -1,6 +1,9 @@
 """What array is this, and where: views of device memory, uploads, and results of the caller's own kind."""
 
+import contextlib
+import math
 import sys
+import threading
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +13,11 @@ from numba import cuda
 
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
+from numbadense._engine.cuda import failures
+from numbadense._engine.cuda.borrowed import Borrowed, current_stream
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.primitives import CHUNK
-from numbadense.errors import DTypeError, OutputError, ShapeError
+from numbadense.errors import DeviceError, DTypeError, OutputError, ShapeError
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,11 @@ def operand(name: str, value) -> Operand:
     return Operand(name, value, _like(view), view)
 
 
+def on_device(value) -> bool:
+    """Say whether an array is on the device, as far as its class tells."""
+    return getattr(type(value), "__cuda_ndarray__", False) or hasattr(type(value), "__cuda_array_interface__")
+
+
 def _view(name: str, value):
     """Return a numba device array of the memory of `value`, or None if that is not on the device."""
     if getattr(value, "__cuda_ndarray__", False):
@@ -69,14 +79,67 @@ def _like(view) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(np.empty(1, view.dtype), view.shape, (0,) * view.ndim)
 
 
+class _Record(threading.local):
+    """What a thread has made since it began to note that, and what it is to be given again before more is made."""
+
+    made: list | None = None
+    again: list = []  # noqa: RUF012 - replaced, never changed
+    closed = False
+
+
+_record = _Record()
+
+
 def empty(shape: tuple[int, ...], dtype: np.dtype, stream):
     """Return a new device array."""
-    return cuda.device_array(shape, dtype, stream=stream)
+    for index, array in enumerate(_record.again):
+        if tuple(array.shape) == tuple(shape) and array.dtype == dtype:
+            return _record.again.pop(index)
+    try:
+        made = cuda.device_array(shape, dtype, stream=stream)
+    except Exception as error:
+        failures.asked(error, math.prod(shape) * np.dtype(dtype).itemsize)
+        raise
+    return keep(made)
+
+
+def keep(array):
+    """Return an array, which is to live as long as the graph that is being made, if one is."""
+    if _record.made is not None:
+        _record.made.append(array)
+    return array
+
+
+@contextlib.contextmanager
+def keeping(again=None):
+    """Give the list of the arrays that are made in this thread, or kept.
+
+    With `again`, a graph is captured: those are handed out once more, and nothing may come from the host, whose memory
+    would be read anew whenever the graph runs.
+    """
+    before = _record.made, _record.again, _record.closed
+    _record.made, _record.again, _record.closed = [], list(again or ()), again is not None
+    try:
+        yield _record.made
+    finally:
+        _record.made, _record.again, _record.closed = before
+
+
+def send(array, host: np.ndarray, stream) -> None:
+    """Copy from the host."""
+    if _record.closed:
+        raise DeviceError("a step of the network copies from the host, and so cannot be part of a graph; report it.")
+    array.copy_to_device(host, stream=stream)
 
 
 def upload(array: np.ndarray, dtype: np.dtype, stream):
     """Return a device copy of `array`, cast to `dtype`, C-contiguous."""
-    return cuda.to_device(np.ascontiguousarray(array, dtype), stream=stream)
+    host = np.ascontiguousarray(array, dtype)
+    try:
+        return cuda.to_device(host, stream=stream)
+    except Exception as error:
+        failures.asked(error, host.nbytes)
+        raise
 
 
 def matrix(x: Operand, rows: int, columns: int, dtype: np.dtype, stream):
@@ -131,6 +194,8 @@ def copy(x, out, stream) -> None:
 
 def address(view) -> int:
     """Return where a device array begins."""
+    if type(view) is Borrowed:
+        return view.address
     pointer = getattr(view, "device_ctypes_pointer", None)
     return view.ctypes.data if pointer is None else pointer.value or 0
 
@@ -165,7 +230,12 @@ class Result:
     def __init__(self, x: Operand, out, shape: tuple[int, ...], dtype: np.dtype, stream):
         self.dtype, self.stream = dtype, stream
         if out is None:
-            self.given, view = _new(x, shape, dtype, stream)
+            view = None
+            if x.view is None:
+                self.given = np.empty(shape, dtype)
+            else:
+                self.given = new(x.given, shape, dtype, stream)
+                view = _view("out", self.given)
             self.target = Operand("out", self.given, self.given if view is None else _like(view), view)
             return
         self.given, self.target = out, None
@@ -201,22 +271,31 @@ class Result:
         return self.given
 
 
-def _new(x: Operand, shape: tuple[int, ...], dtype: np.dtype, stream):
-    """Return a new array of the kind of `x`, and a view of it if it is on the device."""
-    if x.view is None:
-        return np.empty(shape, dtype), None
-    library = type(x.given).__module__.split(".")[0]
+def new(given, shape: tuple[int, ...], dtype: np.dtype, stream):
+    """Return a new device array of the kind of `given`."""
+    library = type(given).__module__.partition(".")[0]
     if library == "torch":
-        made = x.given.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype.name))
-    elif library == "cupy":
-        made = sys.modules["cupy"].empty(shape, dtype)
-    else:
-        made = empty(shape, dtype, stream)
-    return made, _view("out", made)
+        return given.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype.name))
+    if library == "cupy":
+        return sys.modules["cupy"].empty(shape, dtype)
+    return empty(shape, dtype, stream)
 
 
-def stream_of(stream):
-    """Return `stream` as numba's: one of numba's own, the handle of another library's, or 0 for the default."""
-    if isinstance(stream, int) and stream:
-        return cuda.external_stream(stream)
-    return stream
+def stream_of(stream, given=None):
+    """Return `stream` as numba's: one of numba's own, the handle of another library's, or 0 for the default.
+
+    None is the stream on which the library of `given` works now.
+    """
+    handle = current_stream(given) if stream is None else stream
+    if isinstance(handle, int) and handle:
+        if simulated():
+            return cuda.external_stream(handle)
+        from numbadense._engine.cuda import launch
+
+        return launch.external_stream(handle)
+    return handle
+
+
+def wait_for(stream) -> None:
+    """Wait for what a stream holds, the default one too."""
+    (stream or cuda.default_stream()).synchronize()

@@ -7,7 +7,7 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import memory, whole
+from numbadense._engine.cuda import direct, failures, memory, streaming, whole
 from numbadense._engine.cuda import program as program_module
 from numbadense._engine.cuda.primitives import CHUNK
 from numbadense._engine.cuda.steps import Layer, Step, of_network
@@ -18,10 +18,11 @@ __all__ = ["activate", "dense", "forward_of", "network", "of_network", "of_popul
 WIDEST = 64  # numbers that a thread's registers can hold twice, in float32
 
 
+@failures.owner("numbadense.cuda.dense")
 def dense(x, w, b, activation, out, stream):
     """Return ``activation(x @ w + b)``, checking all arguments."""
     chosen = activations.get(activation)
-    stream = memory.stream_of(stream)
+    stream = memory.stream_of(stream, x)
     x, w = memory.operand("x", x), memory.operand("w", w)
     n_in, n_out = validate.weights(w.like).shape
     bias = None if b is None else memory.operand("b", b)
@@ -35,13 +36,18 @@ def dense(x, w, b, activation, out, stream):
     return forward((Layer(weights, biases, chosen),), x, out, dtype, stream)
 
 
+@failures.owner("the call of the network")
 def network(steps: tuple[Step, ...], x, out, dtype: np.dtype, owner, stream):
     """Return the output of a network of at least one step; `owner` is what `x` must fit, for the error."""
+    done = direct.network(steps, x, out, dtype, stream)
+    if done is not None:
+        return done
+    stream = memory.stream_of(stream, x)
     x = memory.operand("x", x)
     validate.compute_dtype("x", x.like)
     if x.like.ndim == 0 or x.shape[-1] != owner.n_in:
         raise validate.features_error(x.like, owner)
-    return forward(steps, x, out, dtype, memory.stream_of(stream))
+    return forward(steps, x, out, dtype, stream)
 
 
 def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, stream):
@@ -52,11 +58,13 @@ def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, st
     m = int(np.prod(shape[:-1], dtype=np.int64))
     if not m * n_out:
         return result.given
+    if x.view is None and result.target.view is None and streaming.worthwhile(m * (n_in + n_out) * dtype.itemsize):
+        if stream:
+            stream.synchronize()  # what the steps read may still be on its way there
+        return _in_batches(steps, x.like.reshape(m, n_in), result, dtype)
     a = memory.matrix(x, m, n_in, dtype, stream)
-    for step in steps[:-1]:
-        between = memory.empty((m, step.n_out), dtype, stream)
-        step.run(a, between, stream)
-        a = between
+    if len(steps) > 1:
+        a = direct.through(steps[:-1], a, direct.scratch(steps[:-1], m, dtype, stream), stream)
     buffer = result.buffer(m, n_out, (a, *(array for step in steps for array in step.arrays)))
     steps[-1].run(a, buffer, stream)
     return result.deliver(buffer)
@@ -91,9 +99,21 @@ def population(networks: whole.Whole, x, out, owner, stream):
     return result.deliver(buffer)
 
 
+def _in_batches(steps: tuple[Step, ...], x: np.ndarray, result: memory.Result, dtype: np.dtype):
+    """Fill a result in the host's memory from x, there too, which is much."""
+    like, shape = result.target.like, (x.shape[0], steps[-1].n_out)
+    in_place = like.flags.c_contiguous and not np.may_share_memory(x, like)
+    host = like.reshape(shape) if in_place else np.empty(shape, dtype)
+    streaming.run(steps, x, host, dtype, streaming.batch_size(steps, dtype))
+    if not in_place:
+        np.copyto(like, host.reshape(like.shape), casting="same_kind")
+    return result.given
+
+
+@failures.owner(lambda activation, *_: f"numbadense.cuda.{activation.name}")
 def activate(activation: activations.Activation, x, out, stream):
     """Return the activation of every element of `x`, or of every row for a row-wise one."""
-    stream = memory.stream_of(stream)
+    stream = memory.stream_of(stream, x)
     x = memory.operand("x", x)
     dtype = validate.compute_dtype("x", x.like)
     if activation.rowwise and not x.like.ndim:
@@ -122,6 +142,7 @@ def activate(activation: activations.Activation, x, out, stream):
     return result.given
 
 
+@failures.owner("numbadense.cuda.program")
 def program(weights, biases, chosen, dtype: np.dtype, width: int, known):
     """Return device programs, a row each, of networks of one shape, for the device function of these arguments."""
     chosen = [activations.get(spec) for spec in chosen]

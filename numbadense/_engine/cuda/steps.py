@@ -1,5 +1,6 @@
 """What a network is on the device: steps, each from one matrix to the next."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,7 +11,10 @@ from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import memory, tiles, whole
+from numbadense._engine.cuda.primitives import CHUNK
 from numbadense.errors import ShapeError
+
+REMEMBERED = 256  # launches of a layer, by rows
 
 
 class Step(Protocol):
@@ -43,12 +47,12 @@ class Layer:
     b: Any
     activation: activations.Activation
 
-    @property
+    @functools.cached_property
     def n_in(self) -> int:
         """Features in."""
         return int(self.w.shape[0])
 
-    @property
+    @functools.cached_property
     def n_out(self) -> int:
         """Features out."""
         return int(self.w.shape[1])
@@ -58,18 +62,41 @@ class Layer:
         """Weights and biases."""
         return self.w, self.b
 
+    @functools.cached_property
+    def _launches(self) -> dict:
+        return {}  # by rows, and whether x and out begin at a multiple of 16 bytes
+
     def run(self, x, out, stream) -> None:
         """Fill out with ``activation(x @ w + b)``."""
         if not out.size:
             return
-        m, n = out.shape
+        key = out.shape[0], memory.address(x) % CHUNK, memory.address(out) % CHUNK
+        planned = self._launches.get(key)
+        if planned is None:
+            if len(self._launches) >= REMEMBERED:
+                self._launches.clear()
+            planned = self._launches[key] = self._plan(x, out)
+        compiler.launch(*planned, stream, x, self.w, self.b, out)
+        if self.activation.rowwise:
+            compiler.launch_one_dimensional(compiler.rowwise(self.activation), out.shape[0], stream, out, out)
+
+    def _plan(self, x, out) -> tuple:
+        """Return kernel, blocks and threads for these matrices."""
         target = compiler.target()
-        tile = tiles.choose(target.dense[out.dtype.itemsize], m, n, compiler.multiprocessors())
+        tile = self.tile(out.shape[0])
         in_chunks = memory.in_chunks(x), memory.in_chunks(self.w, self.b, out)
         kernel = compiler.dense(self.activation, out.dtype, tile, in_chunks, target.pipelined)
-        compiler.launch(kernel, tile.blocks(m, n), tile.size, stream, x, self.w, self.b, out)
-        if self.activation.rowwise:
-            compiler.launch_one_dimensional(compiler.rowwise(self.activation), m, stream, out, out)
+        return kernel, tile.blocks(*out.shape), tile.size
+
+    def tile(self, m: int) -> tiles.DenseTile:
+        """Return the tile that `m` rows get."""
+        return tiles.choose(compiler.target().dense[self.w.dtype.itemsize], m, self.n_out, compiler.multiprocessors())
+
+    def explain(self, m: int) -> str:
+        """Say which kernel `m` rows take."""
+        how = tiles.explain(self.tile(m), m, self.n_out, compiler.multiprocessors()) if m * self.n_out else "no work"
+        rows = f", then {self.activation.name} of each row" if self.activation.rowwise else ""
+        return f"dense {self.n_in} -> {self.n_out}, {self.activation.name}{rows}: {how}"
 
 
 def of_network(layers: Iterable, dtype: np.dtype, precision: str | None = None) -> tuple[Step, ...]:

@@ -90,7 +90,7 @@ def of(matrix, columns: int, high: int, stream):
         found = _kept[key] = _upload(facts, stream)
         while len(_kept) > KEPT:
             _kept.pop(next(iter(_kept)), None)
-    return found
+    return memory.keep(found)
 
 
 def _upload(facts, stream):
@@ -98,5 +98,5 @@ def _upload(facts, stream):
     room = memory.empty((2 * WORDS,), words.dtype, stream)
     at = -memory.address(room) % ALIGNED // words.itemsize
     placed = room[at : at + WORDS]
-    placed.copy_to_device(words, stream=stream)
+    memory.send(placed, words, stream)
     return placed

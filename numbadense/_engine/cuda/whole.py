@@ -69,7 +69,7 @@ class Whole:
             self._programs[layout] = self.program(*layout)
         kernel = self.kernel(tile, streams, (memory.in_chunks(x), memory.in_chunks(out)))
         per = fused_tiles.blocks_for_each(tile, m, self.networks, processors)
-        arguments = self._programs[layout], x, out, m, per, shares
+        arguments = self._programs[layout], x, out, m, per, int(shares)
         compiler.launch(kernel, per * self.networks, tile.size, stream, *arguments, shared=shared)
 
     def divide(self, tile) -> tuple[bool, int]:

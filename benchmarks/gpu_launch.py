@@ -1,0 +1,170 @@
+"""What a call costs the host, and rows that come from it: two sections of `gpu.py`.
+
+``python benchmarks/gpu_launch.py`` needs no GPU: it times the host's part of a call, ours and Numba's own launch, over
+a driver that does nothing (`tests/cuda/stub_driver.c`, which it compiles).  What it prints is the time of Python and
+of the bindings; the driver's own time, and a device's, come on top.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import harness
+import numpy as np
+
+import numbadense as nd
+
+LAYERS = [(8, 32), (32, 32), (32, 2)]
+BARS = {"host_seconds": 12e-6, "torch": 3.0}  # what a call may cost, and how much faster than torch it should be
+QUEUED = 100  # calls in a row that no queue of the driver refuses
+
+
+def host(bench, checked):
+    """A network of three layers on ready arrays: the time until the call returns, and from call to call."""
+    net = nd.Sequential([nd.Dense(bench.rng.standard_normal(s, np.float32), None, "sigmoid") for s in LAYERS])
+    on_device = net.to("cuda")
+    for m in (1, 3) if bench.dry else (1, 8, 64, 256, 1024):
+        x, out = bench.normal(m, 8), bench.poisoned(m, 2)
+        expected = net.astype("float64")(x.copy_to_host().astype(np.float64))
+        on_device(x, out)
+        error = checked(out, expected)
+        bound = on_device.bind(x, bench.poisoned(m, 2))
+        bound.out.copy_to_device(bench.poisoned(m, 2))
+        error = max(error, checked(bound(), expected))
+        engines = {"ours": lambda x=x, out=out: on_device(x, out), "ours, bound": bound}
+        engines |= peers(bench, net, on_device, x)
+        facts = {"bars": BARS, "explained": on_device.explain(m).splitlines()[0]}
+        if not bench.dry:
+            facts["host_seconds"] = {name: until_it_returns(bench, call) for name, call in engines.items()}
+        bench.record("host", f"8-32-32-2, {m} rows", engines, error, **facts)
+
+
+def until_it_returns(bench, call):
+    """Return the least mean of the seconds that the host spends in a call, while the device falls behind as it may."""
+    from numba import cuda
+
+    found = []
+    for _ in range(7):
+        call()
+        cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(QUEUED):
+            call()
+        found.append((time.perf_counter() - begin) / QUEUED)
+    cuda.synchronize()
+    return min(found)
+
+
+def peers(bench, net, on_device, x):
+    """Return the peers' calls, on the same rows, and ours on their arrays."""
+    if "torch" not in bench.peers:
+        return {}
+    torch = bench.peers["torch"]
+    parts = []
+    for layer in net.layers:
+        linear = torch.nn.Linear(layer.n_in, layer.n_out, bias=False, device="cuda")
+        linear.weight = torch.nn.Parameter(torch.as_tensor(layer.w.T.copy(), device="cuda"), requires_grad=False)
+        parts += [linear, torch.nn.Sigmoid()]
+    model, given = torch.nn.Sequential(*parts), torch.as_tensor(x, device="cuda").clone()
+
+    def eager():
+        with torch.no_grad():
+            return model(given)
+
+    eager()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.no_grad():
+        model(given)
+    return {
+        "torch": eager,
+        "torch, a graph": graph.replay,
+        "ours, tensors of torch": lambda: on_device(given),
+    }
+
+
+def rows(bench, checked):
+    """Rows in the host's memory, to the host's memory: in batches, or by the peer in one piece."""
+    widths = [(4, 8), (8, 4)] if bench.dry else [(64, 64), (64, 64), (64, 8)]
+    m = 11 if bench.dry else 2**20
+    net = nd.Sequential([nd.Dense(bench.rng.standard_normal(s, np.float32) / 8, None, "tanh") for s in widths])
+    on_device, x = net.to("cuda"), bench.rng.standard_normal((m, widths[0][0]), np.float32)
+    out = np.full((m, widths[-1][1]), np.nan, np.float32)
+    on_device.predict(x, 3 if bench.dry else None, out=out)
+    places = bench.rng.integers(0, m, min(m, 1000))
+    error = checked(Host(out), net.astype("float64")(x[places].astype(np.float64)), places)
+    engines = {"ours": lambda: on_device.predict(x, out=out), "ours, a call": lambda: on_device(x, out)}
+    if "torch" in bench.peers:
+        torch = bench.peers["torch"]
+        weights = [torch.as_tensor(layer.w, device="cuda") for layer in net.layers]
+
+        def whole():
+            given = torch.from_numpy(x).cuda()
+            for w in weights:
+                given = torch.tanh(given @ w)
+            return given.cpu()
+
+        engines["torch, in one piece"] = whole
+    bench.record("rows", f"{m} rows of {widths[0][0]} from the host", engines, error, bytes=x.nbytes + out.nbytes)
+
+
+class Host:
+    """An array of the host's where one of the device's is expected."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def copy_to_host(self):
+        """Return it."""
+        return self.array
+
+
+def over_no_driver():
+    """Print what the host's part takes, over the driver that does nothing."""
+    from numba import cuda
+
+    from numbadense._engine.cuda import compile as compiler
+
+    warnings.simplefilter("ignore")  # of numba, about small grids
+    rng = np.random.default_rng(0)
+    net = nd.Sequential([nd.Dense(rng.standard_normal(s, np.float32), None, "sigmoid") for s in LAYERS]).to("cuda")
+    one = nd.Sequential([nd.Dense(rng.standard_normal((8, 2), np.float32), None, "sigmoid")]).to("cuda")
+    x, out = cuda.to_device(rng.standard_normal((64, 8), np.float32)), cuda.device_array((64, 2), np.float32)
+    bound, (layer,) = net.bind(x), one._steps
+    kernel, blocks, threads = layer._plan(x, out)
+    arguments = x, layer.w, layer.b, out
+    calls = {
+        "a call, one launch": lambda: one(x, out),
+        "a launch of four arrays": lambda: compiler.launch(kernel, blocks, threads, 0, *arguments),
+        "a bound call, three layers": bound,
+        "a call, three layers": lambda: net(x, out),
+        "a call that makes its result": lambda: one(x),
+    }
+    for name, call in calls.items():
+        found = harness.compare(call, lambda: kernel[blocks, threads, 0, 0](*arguments), 40, 3.0)
+        print(
+            f"{name:<30}{1e6 * found.ours_median:6.2f} us; numba's launch of four arrays {1e6 * found.peer_median:.2f}"
+            f", {found.ratio:.2f} times that"
+        )
+
+
+def main():
+    """Compile the driver, and measure in a process that has it."""
+    if "NUMBADENSE_STUB" in os.environ:
+        over_no_driver()
+        return
+    source = Path(__file__).parents[1] / "tests" / "cuda" / "stub_driver.c"
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1", "-o", f"{folder}/libcuda.so.1"]
+        subprocess.run(["cc", *options, str(source), "-ldl"], check=True)
+        paths = os.pathsep.join(filter(None, (folder, os.environ.get("LD_LIBRARY_PATH"))))
+        environment = os.environ | {"LD_LIBRARY_PATH": paths, "NUMBADENSE_STUB": "1", "NUMBA_ENABLE_CUDASIM": "0"}
+        raise SystemExit(subprocess.run([sys.executable, __file__], env=environment).returncode)
+
+
+if __name__ == "__main__":
+    main()

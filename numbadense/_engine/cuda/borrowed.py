@@ -1,0 +1,172 @@
+"""The short way to the memory of an array: where it begins and what shape it has, and nothing else.
+
+A view by ``__cuda_array_interface__`` costs ten microseconds and more, which is what a small network takes on the
+device.  Libraries say what is needed for less, each in its own words.
+"""
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from numbadense._engine.cuda.device import simulated
+
+
+class Borrowed:
+    """C-contiguous device memory of some owner, which it keeps alive: an array as kernels see it."""
+
+    __slots__ = ("_words", "address", "dtype", "owner", "shape", "size")
+
+    def __init__(self, address: int, shape: tuple[int, ...], dtype: np.dtype, owner: Any, size: int):
+        self.address, self.shape, self.dtype, self.owner, self.size = address, shape, dtype, owner, size
+        self._words = None
+
+    @property
+    def ndim(self) -> int:
+        """Dimensions."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Bytes from one element to the next, by dimension."""
+        step, strides = self.dtype.itemsize, []
+        for extent in reversed(self.shape):
+            strides.append(step)
+            step *= extent
+        return tuple(reversed(strides))
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """What Numba passes to a kernel for this array: see `launch`."""
+        if self._words is None:
+            itemsize = self.dtype.itemsize
+            if len(self.shape) == 2:
+                rows, columns = self.shape
+                self._words = (0, 0, self.size, itemsize, self.address, rows, columns, columns * itemsize, itemsize)
+            else:
+                self._words = (0, 0, self.size, itemsize, self.address, *self.shape, *self.strides)
+        return self._words
+
+    @property
+    def _numba_type_(self):
+        return type_of(self.dtype, len(self.shape))
+
+    @property
+    def __cuda_array_interface__(self) -> dict:
+        interface = {"shape": self.shape, "typestr": self.dtype.str, "strides": None, "version": 3}
+        return interface | {"data": (self.address, False)}
+
+    def reshape(self, *shape) -> "Borrowed":
+        """Return the same memory in another shape of as many elements."""
+        shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
+        return Borrowed(self.address, shape, self.dtype, self.owner, self.size)
+
+    def first(self, rows: int) -> "Borrowed":
+        """Return the first rows."""
+        return Borrowed(
+            self.address, (rows, *self.shape[1:]), self.dtype, self.owner, self.size // self.shape[0] * rows
+        )
+
+
+_types: dict[tuple[np.dtype, int], Any] = {}
+
+
+def type_of(dtype: np.dtype, ndim: int):
+    """Return numba-cuda's type of a C-contiguous array: the same object every time."""
+    try:
+        return _types[dtype, ndim]
+    except KeyError:
+        from numba.cuda import types  # not numba's own, and not in the simulator of old
+        from numba.cuda.np.numpy_support import from_dtype
+
+        return _types.setdefault((dtype, ndim), types.Array(from_dtype(dtype), ndim, "C"))
+
+
+def current_stream(value) -> int:
+    """Return the handle of the stream on which the library of `value` works now; 0 is the default one."""
+    library = "" if simulated() else type(value).__module__.partition(".")[0]
+    if library == "torch" and value.is_cuda:
+        torch = sys.modules["torch"]
+        quick = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+        return quick(value.get_device()) if quick else torch.cuda.current_stream(value.device).cuda_stream
+    if library == "cupy":
+        return sys.modules["cupy"].cuda.get_current_stream().ptr
+    return 0
+
+
+_readers: dict[type, Any] = {}
+
+
+def borrow(value) -> Borrowed | None:
+    """Return the memory of a device array that is C-contiguous, and None for whatever is out of the ordinary."""
+    kind = type(value)
+    reader = _readers.get(kind)
+    if reader is None:
+        reader = _readers[kind] = _reader(kind)
+    return reader(value)
+
+
+def _reader(kind: type):
+    if issubclass(kind, cuda.cudadrv.devicearray.FakeCUDAArray if simulated() else _device_arrays()):
+        return _simulated if simulated() else _numba
+    library = kind.__module__.partition(".")[0]
+    if library == "cupy" and issubclass(kind, sys.modules["cupy"].ndarray):
+        return _cupy
+    if "torch" in sys.modules and issubclass(kind, sys.modules["torch"].Tensor):
+        return _torch_reader(sys.modules["torch"])
+    return _nothing
+
+
+def _device_arrays() -> type:
+    from numba.cuda.cudadrv.devicearray import DeviceNDArray
+
+    return DeviceNDArray
+
+
+def _nothing(value) -> None:
+    return None
+
+
+def _numba(value) -> Borrowed | None:
+    if not value.is_c_contiguous() or not value.size:
+        return None
+    return Borrowed(value.device_ctypes_pointer.value, value.shape, value.dtype, value, value.size)
+
+
+def _simulated(value) -> Borrowed | None:
+    if not value.is_c_contiguous() or not value.size:
+        return None
+    return Borrowed(value.ctypes.data, tuple(value.shape), value.dtype, value, value.size)
+
+
+def _cupy(value) -> Borrowed | None:
+    if not value.flags.c_contiguous or not value.size:
+        return None
+    return Borrowed(value.data.ptr, value.shape, value.dtype, value, value.size)
+
+
+def _torch_reader(torch):
+    dtypes = {getattr(torch, name): np.dtype(name) for name in ("float32", "float64", "uint8")}
+
+    def read(value) -> Borrowed | None:
+        dtype = dtypes.get(value.dtype)
+        if dtype is None or not value.is_cuda or value.requires_grad or not value.is_contiguous():
+            return None
+        size = value.numel()
+        return Borrowed(value.data_ptr(), tuple(value.shape), dtype, value, size) if size else None
+
+    return read
+
+
+def simulated_array(array: Borrowed):
+    """Return an array of the simulator's on the memory, which is the host's."""
+    memory = {"shape": array.shape, "typestr": array.dtype.str, "data": (array.address, False), "version": 3}
+    view = np.asarray(SimpleNamespace(__array_interface__=memory, of=array.owner))
+    return cuda.cudadrv.devicearray.FakeCUDAArray(view)

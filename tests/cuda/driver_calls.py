@@ -1,0 +1,173 @@
+"""What reaches the driver: a script for a process whose driver is `stub_driver.c`.  It prints JSON."""
+
+import ctypes
+import gc
+import json
+import sys
+import threading
+import warnings
+
+import numpy as np
+from numba import cuda
+
+import numbadense as nd
+from numbadense._engine.cuda import borrowed
+from numbadense._engine.cuda import compile as compiler
+
+warnings.simplefilter("ignore")
+CONTEXT = ("cuCtxGetCurrent", "cuCtxGetDevice")  # numba asks for these at every turn
+
+
+class Launch(ctypes.Structure):
+    """A launch as the driver saw it."""
+
+    _fields_ = (
+        ("function", ctypes.c_uint64),
+        ("stream", ctypes.c_uint64),
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("words", ctypes.c_uint64 * 64),
+    )
+
+
+stub = ctypes.CDLL("libcuda.so.1")
+stub.stub_log.restype = ctypes.c_char_p
+stub.stub_launch.restype = ctypes.POINTER(Launch)
+stub.stub_memory.argtypes = [ctypes.c_size_t]
+
+
+def calls(function):
+    """Return the names of the driver's functions that are called, but for those about the context."""
+    stub.stub_clear()
+    function()
+    return [name for name in stub.stub_log().decode().split() if name not in CONTEXT]
+
+
+def every_call(function):
+    """Return all names."""
+    stub.stub_clear()
+    function()
+    return stub.stub_log().decode().split()
+
+
+def last(words):
+    """Return the last launch."""
+    found = stub.stub_launch(stub.stub_launches() - 1).contents
+    facts = {name: list(getattr(found, name)) for name in ("grid", "block")}
+    return facts | {"stream": found.stream, "shared": found.shared, "words": list(found.words)[:words]}
+
+
+def failing(name, code, function):
+    """Return what is said when the driver's function of this name fails."""
+    stub.stub_fail(name.encode(), code, 0)
+    try:
+        function()
+    except nd.DeviceError as error:
+        return str(error), type(error.__cause__).__module__.partition(".")[0]
+    finally:
+        stub.stub_fail(b"", 0, 0)
+    return None
+
+
+def copies(x, out):
+    """A kernel of arrays."""
+    i = cuda.grid(1)
+    if i < x.shape[0]:
+        out[i, 0] = x[i, 0]
+
+
+def numbers(x, a, b, c):
+    """A kernel of an array and numbers."""
+    x[0] = a + b + c
+
+
+def parity():
+    """Return pairs of launches, Numba's and ours, of one kernel on the same arguments."""
+    x = cuda.to_device(np.arange(24, dtype=np.float32).reshape(4, 6))
+    out, flat = cuda.device_array((4, 6), np.float32), cuda.device_array(7, np.float64)
+    stream = cuda.stream()
+    kernel, counting = cuda.jit(copies), cuda.jit(numbers)
+    cases = {
+        "contiguous": (kernel, 5, 32, 0, 0, (x, out), 18),
+        "strided": (kernel, (2, 3), (4, 5, 6), stream, 16, (x[::2, 1::2], out), 18),
+        "transposed": (kernel, 1, 64, 0, 0, (cuda.to_device(np.zeros((4, 6), np.float32, order="F")), out), 18),
+        "reversed": (kernel, 1, 1, stream, 0, (x[::-1], out), 18),
+        "numbers": (counting, 1, 1, 0, 0, (flat, 7, np.int32(-3), np.float32(1.5)), 10),
+        "borrowed": (kernel, 3, 8, stream, 0, (x, out), 18),
+    }
+    found = {}
+    for name, (function, blocks, threads, queue, shared, arguments, words) in cases.items():
+        stub.stub_parameters(words)
+        function[blocks, threads, queue, shared](*arguments)
+        theirs = last(words)
+        if name == "borrowed":
+            arguments = tuple(map(borrowed.borrow, arguments))
+        compiler.launch(function, blocks, threads, queue, *arguments, shared=shared)
+        once = calls(lambda: compiler.launch(function, blocks, threads, queue, *arguments, shared=shared))
+        found[name] = {"numba": theirs, "ours": last(words), "calls": once}
+    return found
+
+
+def opt_in():
+    """Return the calls for much dynamic shared memory, at first and again."""
+    kernel, x = cuda.jit(copies), cuda.device_array((4, 6), np.float32)
+    stub.stub_parameters(18)
+    launch = [(lambda shared=shared: compiler.launch(kernel, 1, 32, 0, x, x, shared=shared)) for shared in SHARED]
+    compiler.launch(kernel, 1, 32, 0, x, x)
+    return [calls(each) for each in launch] + [last(0)["shared"]]
+
+
+SHARED = (48 * 1024, 100_000, 100_000, 60_000, 200_000)
+
+
+def main():
+    """Print what was found."""
+    rng = np.random.default_rng(0)
+    widths = [(8, 32), (32, 32), (32, 2)]
+    net = nd.Sequential([nd.Dense(rng.standard_normal(shape, np.float32), None, "relu") for shape in widths]).to("cuda")
+    one = nd.Sequential([nd.Dense(rng.standard_normal((8, 2), np.float32), None, "relu")]).to("cuda")
+    x, out = cuda.to_device(rng.standard_normal((64, 8), np.float32)), cuda.device_array((64, 2), np.float32)
+    found = {"parity": parity(), "opt_in": opt_in()}
+    stub.stub_parameters(32)
+    one(x, out), net(x, out)
+    found["one"] = every_call(lambda: one(x, out))
+    found["three"] = calls(lambda: net(x, out))
+    thread = threading.Thread(target=lambda: found.update(thread=every_call(lambda: one(x, out))))
+    thread.start()
+    thread.join()
+    kept = []
+    found["bind"] = calls(lambda: kept.append(net.bind(x)))
+    found["bound"] = every_call(kept[0])
+    stream = cuda.stream()
+    kept[0](stream=stream)
+    found["drop"] = calls(lambda: (kept.clear(), gc.collect()))
+    rows = rng.standard_normal((1000, 8))
+    net.predict(rows, 250)
+    found["predict"] = calls(lambda: net.predict(rows, 250))
+    one(x, out, stream=stream)
+    found["stream"] = last(32)["stream"], int(stream)
+    one(x, out, stream=4096)
+    found["handle"] = last(32)["stream"]
+    kernel = cuda.jit(copies)
+    much = lambda: compiler.launch(kernel, 1, 32, 0, x, x, shared=300_000)  # noqa: E731
+    found["failures"] = {
+        "launch": failing("cuLaunchKernel", 701, lambda: one(x, out)),
+        "shared": failing("cuFuncSetAttribute", 1, much),
+        "elsewhere": failing("cuLaunchKernel", 400, lambda: one(x, out)),
+        "result": failing("cuMemcpyDtoH", 700, lambda: one(rows)),
+        "stream": failing("cuStreamSynchronize", 719, lambda: net.predict(rows, 250)),
+        "capture": failing("cuStreamEndCapture", 900, lambda: net.bind(x)),
+        "graph": failing("cuGraphInstantiate", 801, lambda: net.bind(x)),
+    }
+    bound = net.bind(x)
+    found["failures"]["bound"] = failing("cuGraphLaunch", 700, bound)
+    found["after"] = calls(lambda: one(x, out))
+    found["explained"] = net.explain(64)
+    stub.stub_memory(1 << 20)
+    found["failures"]["memory"] = failing("", 0, lambda: one(np.zeros((100_000, 8), np.float32)))
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

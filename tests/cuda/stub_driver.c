@@ -1,0 +1,167 @@
+/* A CUDA driver without a device: memory is the host's, and kernels are noted, not run.
+
+   Built as libcuda.so.1, it lets numba-cuda and cuda.bindings run their host code on a machine without a GPU, so that
+   tests can read what reaches the driver: calls, grids, parameters.  Every call is counted and logged by name; a call
+   that has been told to fail gives its error code instead.  It computes nothing.  */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef int R;
+typedef uintptr_t H;
+#define API __attribute__((visibility("default")))
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, NOT_FOUND = 500, NOT_SUPPORTED = 801 };
+
+static char log_[1 << 20];
+static size_t logged;
+static char failing[64];
+static int code, after;
+static size_t used, total = (size_t)80 << 30;
+static __thread H current[16];
+static __thread int depth;
+static int devices_retained;
+
+static void say(const char *name) {
+    size_t n = strlen(name);
+    if (logged + n + 2 > sizeof log_) logged = 0;
+    memcpy(log_ + logged, name, n);
+    log_[logged + n] = '\n';
+    log_[logged += n + 1] = 0;
+}
+static R called(const char *name) {
+    if (code && !strcmp(name, failing) && after-- <= 0) return code;
+    return SUCCESS;
+}
+#define CALL(name) do { say(#name); R r_ = called(#name); if (r_) return r_; } while (0)
+
+API void stub_fail(const char *name, int with, int calls_before) { strncpy(failing, name, 63); code = with; after = calls_before; }
+API const char *stub_log(void) { return log_; }
+API void stub_clear(void) { logged = 0; log_[0] = 0; }
+API void stub_memory(size_t bytes) { total = used + bytes; } /* that are free */
+
+/* The last launches, oldest first. */
+typedef struct { H f, stream; unsigned grid[3], block[3], shared; uint64_t words[64]; } Launch;
+static Launch launches[256];
+static unsigned count;
+API unsigned stub_launches(void) { return count; }
+API Launch *stub_launch(unsigned i) { return &launches[i % 256]; }
+API void stub_forget(void) { count = 0; }
+static int parameters; /* of the kernels launched: so many words are read */
+API void stub_parameters(int n) { parameters = n; }
+
+API R cuInit(unsigned f) { CALL(cuInit); return 0; }
+API R cuDriverGetVersion(int *v) { *v = 13000; return 0; }
+API R cuDeviceGetCount(int *n) { *n = 1; return 0; }
+API R cuDeviceGet(int *d, int n) { *d = n; return 0; }
+API R cuDeviceGetName(char *s, int n, int d) { snprintf(s, n, "Stub"); return 0; }
+API R cuDeviceGetUuid(char *u, int d) { memset(u, 0, 16); return 0; }
+API R cuDeviceTotalMem(size_t *b, int d) { *b = total; return 0; }
+API R cuDeviceGetAttribute(int *v, int a, int d) {
+    *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : a == 97 ? 232448 : a == 1 ? 1024 : 0;
+    return 0;
+}
+API R cuDevicePrimaryCtxRetain(H *c, int d) { CALL(cuDevicePrimaryCtxRetain); *c = 0xC0; return 0; }
+API R cuDevicePrimaryCtxRelease(int d) { return 0; }
+API R cuDevicePrimaryCtxGetState(int d, unsigned *f, int *a) { *f = 0; *a = 1; return 0; }
+API R cuCtxGetCurrent(H *c) { CALL(cuCtxGetCurrent); *c = depth ? current[depth - 1] : 0; return 0; }
+API R cuCtxSetCurrent(H c) { CALL(cuCtxSetCurrent); if (!depth) depth = 1; current[depth - 1] = c; if (!c) depth--; return 0; }
+API R cuCtxPushCurrent(H c) { CALL(cuCtxPushCurrent); current[depth++] = c; return 0; }
+API R cuCtxPopCurrent(H *c) { CALL(cuCtxPopCurrent); *c = depth ? current[--depth] : 0; return 0; }
+API R cuCtxGetDevice(int *d) { CALL(cuCtxGetDevice); *d = 0; return depth ? 0 : INVALID_CONTEXT; }
+API R cuCtxGetId(H c, uint64_t *i) { *i = 1; return 0; }
+API R cuCtxSynchronize(void) { CALL(cuCtxSynchronize); return 0; }
+API R cuGetErrorName(int e, const char **s) { *s = "CUDA_ERROR"; return 0; }
+API R cuGetErrorString(int e, const char **s) { *s = "an error"; return 0; }
+
+API R cuMemGetInfo(size_t *f, size_t *t) { CALL(cuMemGetInfo); *f = total - used; *t = total; return 0; }
+API R cuMemAlloc(H *p, size_t n) {
+    CALL(cuMemAlloc);
+    if (used + n > total) return OUT_OF_MEMORY;
+    size_t *room;
+    if (posix_memalign((void **)&room, 256, n + 256)) return OUT_OF_MEMORY;
+    *room = n, used += n, *p = (H)room + 256;
+    return 0;
+}
+API R cuMemFree(H p) { CALL(cuMemFree); if (p) { used -= *(size_t *)(p - 256); free((void *)(p - 256)); } return 0; }
+API R cuMemHostAlloc(void **p, size_t n, unsigned f) { CALL(cuMemHostAlloc); return posix_memalign(p, 256, n + 1) ? OUT_OF_MEMORY : 0; }
+API R cuMemFreeHost(void *p) { CALL(cuMemFreeHost); free(p); return 0; }
+API R cuMemcpyHtoD(H d, void *s, size_t n) { CALL(cuMemcpyHtoD); memcpy((void *)d, s, n); return 0; }
+API R cuMemcpyDtoH(void *d, H s, size_t n) { CALL(cuMemcpyDtoH); memcpy(d, (void *)s, n); return 0; }
+API R cuMemcpyDtoD(H d, H s, size_t n) { CALL(cuMemcpyDtoD); memcpy((void *)d, (void *)s, n); return 0; }
+API R cuMemcpyHtoDAsync(H d, void *s, size_t n, H q) { CALL(cuMemcpyHtoDAsync); memcpy((void *)d, s, n); return 0; }
+API R cuMemcpyDtoHAsync(void *d, H s, size_t n, H q) { CALL(cuMemcpyDtoHAsync); memcpy(d, (void *)s, n); return 0; }
+API R cuMemcpyDtoDAsync(H d, H s, size_t n, H q) { CALL(cuMemcpyDtoDAsync); memcpy((void *)d, (void *)s, n); return 0; }
+
+static H handles = 0x1000;
+API R cuStreamCreate(H *q, unsigned f) { CALL(cuStreamCreate); *q = handles += 16; return 0; }
+API R cuStreamDestroy(H q) { CALL(cuStreamDestroy); return 0; }
+API R cuStreamSynchronize(H q) { CALL(cuStreamSynchronize); return 0; }
+API R cuStreamWaitEvent(H q, H e, unsigned f) { CALL(cuStreamWaitEvent); return 0; }
+API R cuStreamGetCtx(H q, H *c) { *c = 0xC0; return 0; }
+API R cuStreamBeginCapture(H q, int mode) { CALL(cuStreamBeginCapture); return 0; }
+API R cuStreamEndCapture(H q, H *g) { CALL(cuStreamEndCapture); *g = handles += 16; return 0; }
+API R cuGraphInstantiateWithFlags(H *x, H g, uint64_t f) { CALL(cuGraphInstantiate); *x = handles += 16; return 0; }
+API R cuGraphLaunch(H x, H q) { CALL(cuGraphLaunch); return 0; }
+API R cuGraphUpload(H x, H q) { CALL(cuGraphUpload); return 0; }
+API R cuGraphDestroy(H g) { CALL(cuGraphDestroy); return 0; }
+API R cuGraphExecDestroy(H x) { CALL(cuGraphExecDestroy); return 0; }
+API R cuEventCreate(H *e, unsigned f) { CALL(cuEventCreate); *e = handles += 16; return 0; }
+API R cuEventDestroy(H e) { CALL(cuEventDestroy); return 0; }
+API R cuEventRecord(H e, H q) { CALL(cuEventRecord); return 0; }
+API R cuEventSynchronize(H e) { CALL(cuEventSynchronize); return 0; }
+API R cuEventQuery(H e) { CALL(cuEventQuery); return 0; }
+API R cuEventElapsedTime(float *ms, H a, H b) { *ms = 1; return 0; }
+
+API R cuLibraryLoadData(H *l, const void *c, void *jo, void *jv, unsigned nj, void *lo, void *lv, unsigned nl) {
+    CALL(cuLibraryLoadData); *l = handles += 16; return 0;
+}
+API R cuLibraryUnload(H l) { CALL(cuLibraryUnload); return 0; }
+API R cuLibraryGetKernel(H *k, H l, const char *name) { CALL(cuLibraryGetKernel); *k = handles += 16; return 0; }
+API R cuKernelGetFunction(H *f, H k) { CALL(cuKernelGetFunction); *f = k + 1; return 0; }
+API R cuKernelGetAttribute(int *v, int a, H k, int d) { *v = a == 0 ? 1024 : 32; return 0; }
+API R cuKernelSetAttribute(int a, int v, H k, int d) { CALL(cuKernelSetAttribute); return 0; }
+API R cuKernelGetParamInfo(H k, size_t i, size_t *o, size_t *s) { if (i >= (size_t)parameters) return INVALID_VALUE; *o = 8 * i; *s = 8; return 0; }
+API R cuFuncGetAttribute(int *v, int a, H f) { *v = 32; return 0; }
+API R cuFuncSetAttribute(H f, int a, int v) { CALL(cuFuncSetAttribute); return 0; }
+static R launch(H f, const unsigned *grid, const unsigned *block, unsigned shared, H q, void **params) {
+    Launch *l = &launches[count++ % 256];
+    l->f = f, l->stream = q, l->shared = shared;
+    memcpy(l->grid, grid, 12), memcpy(l->block, block, 12);
+    for (int i = 0; i < parameters && i < 64; i++) l->words[i] = *(uint64_t *)params[i];
+    return 0;
+}
+API R cuLaunchKernel(H f, unsigned a, unsigned b, unsigned c, unsigned d, unsigned e, unsigned g, unsigned s, H q, void **p, void **x) {
+    CALL(cuLaunchKernel);
+    unsigned grid[3] = {a, b, c}, block[3] = {d, e, g};
+    if (!depth) return INVALID_CONTEXT;
+    return launch(f, grid, block, s, q, p);
+}
+typedef struct { unsigned grid[3], block[3], shared; H stream; void *attrs; unsigned n; } Config;
+API R cuLaunchKernelEx(const Config *c, H f, void **p, void **x) {
+    CALL(cuLaunchKernelEx);
+    return launch(f, c->grid, c->block, c->shared, c->stream, p);
+}
+/* Linking: what comes out is not read, since cuLibraryLoadData takes anything. */
+API R cuLinkCreate(unsigned n, void *o, void *v, H *s) { CALL(cuLinkCreate); *s = handles += 16; return 0; }
+API R cuLinkAddData(H s, int kind, void *d, size_t n, const char *name, unsigned no, void *o, void *v) { CALL(cuLinkAddData); return 0; }
+API R cuLinkComplete(H s, void **image, size_t *n) { CALL(cuLinkComplete); *image = "\x7f" "ELF"; *n = 4; return 0; }
+API R cuLinkDestroy(H s) { CALL(cuLinkDestroy); return 0; }
+
+static R missing(void) { say("missing"); return NOT_SUPPORTED; }
+
+#include <dlfcn.h>
+API R cuGetProcAddress_v2(const char *name, void **p, int version, uint64_t flags, int *status) {
+    Dl_info me;
+    dladdr((void *)stub_fail, &me);
+    void *lib = dlopen(me.dli_fname, RTLD_NOW | RTLD_NOLOAD);
+    void *found = lib ? dlsym(lib, name) : 0;
+    if (!strcmp(name, "cuGraphInstantiate")) found = (void *)cuGraphInstantiateWithFlags;
+    if (!strcmp(name, "cuGetProcAddress")) found = (void *)cuGetProcAddress_v2;
+    *p = found ? found : (void *)missing;
+    if (status) *status = 0;
+    return 0;
+}
+API R cuGetProcAddress(const char *name, void **p, int version, uint64_t flags) { return cuGetProcAddress_v2(name, p, version, flags, 0); }
