@@ -18,8 +18,12 @@ from numbadense._engine.cuda import device
 
 @pytest.fixture(scope="module")
 def on_device(gpu):
-    """A network of two layers, 3-5-2."""
-    return network().to("cuda")
+    """A network of two layers, 3-5-2, which are two launches."""
+    from numbadense._engine.cuda import whole
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(whole, "of_stacked", lambda *arguments: None)
+        return network().to("cuda")
 
 
 def test_a_bound_network_reads_what_is_there_now(on_device, gpu, rng):
@@ -219,6 +223,14 @@ def test_a_network_says_how_a_call_would_run(on_device):
     assert "no work" in on_device.explain(0)
     with pytest.raises(nd.ShapeError, match="must end in the 3 features"):
         on_device.explain((4, 4))
+
+
+def test_a_network_of_one_launch_says_so(gpu):
+    fused = network().to("cuda")
+    said = fused.explain(5).splitlines()
+    assert said[0] == "kernels  1 step of float32; a graph from bind() is one launch"
+    assert said[3].startswith("step 0   the network 3-5-2 in one launch: ") and said[3].endswith("weights in it")
+    assert "no work" in fused.explain(0)
 
 
 class CudaAPIError(Exception):

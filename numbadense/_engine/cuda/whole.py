@@ -72,6 +72,21 @@ class Whole:
         arguments = self._programs[layout], x, out, m, per, int(shares)
         compiler.launch(kernel, per * self.networks, tile.size, stream, *arguments, shared=shared)
 
+    def explain(self, m: int) -> str:
+        """Say how the launch of `m` rows for each network is divided."""
+        if not m:
+            return "no work"
+        processors = compiler.multiprocessors()
+        tile = fused_tiles.choose(self.tiles, m, self.networks, processors)
+        streams, shared = self.divide(tile)
+        blocks = self.networks * fused_tiles.blocks_for_each(tile, m, self.networks, processors)
+        widths = "-".join(str(n) for n in (self.n_in, *(n for _, n in self.shapes)))
+        count = f"{self.networks} networks" if self.networks > 1 else "the network"
+        return (
+            f"{count} {widths} in one launch: {blocks} blocks of {tile.size} threads, {tile.block_rows} rows at a time, "
+            f"{shared:,} bytes of shared memory, {'through which the weights stream' if streams else 'weights in it'}"
+        )
+
     def divide(self, tile) -> tuple[bool, int]:
         """Say whether weights are streamed with this tile, and how many bytes of shared memory a block has."""
         itemsize = self.dtype.itemsize
