@@ -83,8 +83,8 @@ class Whole:
         widths = "-".join(str(n) for n in (self.n_in, *(n for _, n in self.shapes)))
         count = f"{self.networks} networks" if self.networks > 1 else "the network"
         return (
-            f"{count} {widths} in one launch: {blocks} blocks of {tile.size} threads, {tile.block_rows} rows at a time, "
-            f"{shared:,} bytes of shared memory, {'through which the weights stream' if streams else 'weights in it'}"
+            f"{count} {widths} in one launch: {blocks} blocks of {tile.size} threads, {tile.block_rows} rows at a "
+            f"time, {shared:,} bytes of shared memory, {'through which the weights stream' if streams else 'weights in it'}"
         )
 
     def divide(self, tile) -> tuple[bool, int]:
