@@ -20,9 +20,9 @@ from numbadense import activations
 from numbadense._engine.cuda import device
 from numbadense.cuda.functions import DeviceActivationFunction, dense, over_arrays
 from numbadense.cuda.inside import device_function, forward_of, program
-from numbadense.cuda.network import DeviceSequential
+from numbadense.cuda.network import BoundNetwork, DeviceSequential
 
-__all__ = ["DeviceSequential", "dense", "device_function", "forward_of", "is_available", "program"]
+__all__ = ["BoundNetwork", "DeviceSequential", "dense", "device_function", "forward_of", "is_available", "program"]
 
 _functions: dict[activations.Activation, DeviceActivationFunction] = {}
 
