@@ -20,10 +20,19 @@ from numbadense import activations
 from numbadense._engine.cuda import device
 from numbadense.cuda.functions import DeviceActivationFunction, dense, over_arrays
 from numbadense.cuda.inside import device_function, forward_of, program
-from numbadense.cuda.network import DeviceSequential
+from numbadense.cuda.network import BoundNetwork, DeviceSequential
 from numbadense.cuda.population import DevicePopulation
 
-__all__ = ["DevicePopulation", "DeviceSequential", "dense", "device_function", "forward_of", "is_available", "program"]
+__all__ = [
+    "BoundNetwork",
+    "DevicePopulation",
+    "DeviceSequential",
+    "dense",
+    "device_function",
+    "forward_of",
+    "is_available",
+    "program",
+]
 
 _functions: dict[activations.Activation, DeviceActivationFunction] = {}
 

@@ -33,8 +33,9 @@ def dense(x: Any, w: Any, b: Any = None, activation: Any = None, *, out: Any = N
     out : ndarray or device array, shape (..., n_out), optional
         Where to write the result, on either side.  It may overlap the operands.
     stream : numba stream or int, optional
-        Where to queue the work: a stream of Numba's, or the handle of another library's.  Work that ends in a NumPy
-        array is waited for.
+        Where to queue the work: a stream of Numba's, or the handle of another library's.  By default the current stream
+        of the library of `x`, if that is PyTorch or CuPy, and else the default stream.  Work that ends in a NumPy array
+        is waited for.
 
     Returns
     -------

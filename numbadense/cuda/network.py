@@ -52,6 +52,12 @@ class DeviceSequential:
     the multiprocessor.  The layers of others run one after the other, and the activations stay on the device.  Either
     way the outputs have the same bits.
 
+    A call with contiguous arrays
+    of the network's dtype on the device costs the host a few microseconds and one launch for each step that
+    :meth:`explain` names; :meth:`bind` makes them one.  Large NumPy arrays go to the device and back in batches, copied
+    while others are computed, small ones in one piece.  What the device reports when it is too late for the launch to
+    fail is a :class:`numbadense.DeviceError` of the call that waits: one with a NumPy result, or :meth:`predict`.
+
     It cannot be pickled: send the network itself and call its ``to("cuda")`` in the other process.
 
     Examples
@@ -127,6 +133,8 @@ class DeviceSequential:
 
         Raises
         ------
+        DeviceError
+            If CUDA fails; without enough memory it says how much was asked for and how much is free.
         ShapeError, DTypeError, OutputError
             If an argument does not fit.
         """

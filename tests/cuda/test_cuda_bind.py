@@ -337,3 +337,22 @@ def test_a_step_never_writes_where_it_reads(gpu, widths, m):
     for array in made:
         assert begin <= array.address and array.address + array.nbytes <= begin + made[0].owner.nbytes
         assert (array.address - begin) % 256 == 0
+
+
+def test_while_a_graph_is_captured_arrays_are_handed_out_again_and_nothing_is_sent(gpu):
+    from numbadense._engine.cuda import memory
+
+    kind, other = np.dtype("float32"), np.dtype("float64")
+    with memory.keeping() as made:
+        first = [memory.empty((3,), kind, 0), memory.empty((4,), kind, 0), memory.empty((3,), kind, 0)]
+        kept = memory.keep(gpu.to_device(np.zeros(2)))
+        memory.send(kept, np.ones(2), 0)
+    assert all(one is another for one, another in zip([*first, kept], made, strict=True))
+    with memory.keeping(again=made) as more:
+        assert memory.empty((4,), kind, 0) is first[1] and memory.empty((3,), kind, 0) is first[0]
+        assert memory.empty((3,), kind, 0) is first[2] and memory.empty((3,), other, 0) is more[0]
+        with pytest.raises(nd.DeviceError, match="a step of the network copies from the host"):
+            memory.send(kept, np.ones(2), 0)
+    assert len(more) == 1 and memory.empty((3,), kind, 0) is not first[0]
+    memory.wait_for(0)
+    memory.wait_for(gpu.stream())

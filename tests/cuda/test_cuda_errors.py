@@ -112,7 +112,8 @@ def test_importing_the_module_imports_no_cuda():
 
 def test_the_public_names_are_there_and_others_are_not():
     assert nd.cuda.__all__ == [
-        *("DevicePopulation", "DeviceSequential", "dense", "device_function", "forward_of", "is_available", "program"),
+        *("BoundNetwork", "DevicePopulation", "DeviceSequential", "dense"),
+        *("device_function", "forward_of", "is_available", "program"),
     ]
     assert nd.cuda.sigmoid is nd.cuda.sigmoid
     assert nd.cuda.softmax.activation is nd.softmax.activation

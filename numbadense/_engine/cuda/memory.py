@@ -297,5 +297,5 @@ def stream_of(stream, given=None):
 
 
 def wait_for(stream) -> None:
-    """Wait for what a stream holds, the default one too."""
-    (stream or cuda.default_stream()).synchronize()
+    """Wait for what a stream holds; instead of the default one, for all."""
+    (stream or cuda).synchronize()
