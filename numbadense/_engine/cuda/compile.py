@@ -10,10 +10,13 @@ from numba import cuda
 from numbadense import activations, scalar_math
 from numbadense._engine.cuda import elementwise as elementwise_module
 from numbadense._engine.cuda import forward as forward_module
+from numbadense._engine.cuda import forward_warp as forward_warp_module
 from numbadense._engine.cuda import rowwise as rowwise_module
 from numbadense._engine.cuda import simt, tiles, words
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.program import FOUR, code_of
+
+NO_CODE = -1  # of an activation
 
 
 @functools.cache
@@ -92,18 +95,47 @@ def copy():
 def forward(width: int, chosen: tuple):
     """Return the device function ``forward(program, x, out)`` for networks of these activations, identity among them.
 
-    In the simulator it is a Python function whose registers are NumPy arrays: a thread of its own would find the module
-    of another in `cuda`.
+    In the simulator it is a Python function.
+    """
+    each = _each(chosen)
+    whole = [(code_of(entry), scalar(entry)) for entry in chosen if entry.rowwise] or each[:1]
+    choices = (forward_module.make_choice(_inlined, _by_code(part)) for part in (each, whole))
+    return _inlined(forward_module.make_forward(width, *_registers(), *choices))
+
+
+@functools.cache
+def forward_warp(width: int, rows: int, chosen: tuple):
+    """Return the device function ``forward(program, x, out)`` that a warp calls together, for `rows` rows at once."""
+    exp, log1p = (scalar_math.exp, scalar_math.log1p) if simulated() else map(_vocabulary().get, ("exp", "log1p"))
+    codes = {entry.name: code_of(entry) for entry in chosen}
+    registers = _registers()
+    row = registers[0], codes.get("softmax", NO_CODE), codes.get("log_softmax", NO_CODE), exp, log1p
+    parts = (
+        forward_module.make_choice(_inlined, _by_code(_each(chosen))),
+        _inlined(forward_warp_module.make_rowwise(width, rows, *row)),
+        *map(_inlined, forward_warp_module.make_access(rows)),
+    )
+    return _inlined(forward_warp_module.make_forward(width, rows, *registers, *parts))
+
+
+def _each(chosen):
+    return [
+        (code_of(entry), _inlined(forward_module.make_each(scalar(entry)))) for entry in chosen if not entry.rowwise
+    ]
+
+
+def _by_code(functions):
+    return sorted(functions, key=lambda pair: pair[0])
+
+
+def _registers():
+    """Return where local arrays come from, how to load four numbers, and the multiply-add.
+
+    In the simulator registers are NumPy arrays: a thread of its own would find the module of another in `cuda`.
     """
     if simulated():
-        device, load, fma = (lambda function: function), _load_four, scalar_math.fma
-        module = types.SimpleNamespace(local=types.SimpleNamespace(array=np.empty))
-    else:
-        device, load, fma, module = _device, words.load_four(), words.fused(), cuda
-    each = [(code_of(entry), device(forward_module.make_each(scalar(entry)))) for entry in chosen if not entry.rowwise]
-    whole = [(code_of(entry), scalar(entry)) for entry in chosen if entry.rowwise] or each[:1]
-    choices = (forward_module.make_choice(device, sorted(part, key=lambda pair: pair[0])) for part in (each, whole))
-    return device(forward_module.make_forward(width, module, load, fma, *choices))
+        return types.SimpleNamespace(local=types.SimpleNamespace(array=np.empty)), _load_four, scalar_math.fma
+    return cuda, words.load_four(), words.fused()
 
 
 def _load_four(array, index):
