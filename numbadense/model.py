@@ -388,13 +388,15 @@ class Sequential(OverArrays, Differentiable):
 
         io.save(self, path, suffix=".onnx")
 
-    def to(self, device: str) -> DeviceSequential:
+    def to(self, device: str, *, split_k: int | str = 1) -> DeviceSequential:
         """Return the network on a CUDA device, its weights uploaded once.
 
         Parameters
         ----------
         device : {"cuda"}
             Where to.
+        split_k : int or "auto", optional
+            In how many parts of the features its layers sum, as in :func:`numbadense.cuda.dense`.
 
         Returns
         -------
@@ -409,7 +411,7 @@ class Sequential(OverArrays, Differentiable):
             raise DeviceError(f"device is {device!r} but must be 'cuda'; the network itself runs on the CPU.")
         from numbadense import cuda
 
-        return cuda.DeviceSequential.from_network(self)
+        return cuda.DeviceSequential.from_network(self, split_k=split_k)
 
     def summary(self) -> str:
         """Return the layers as a table of text: shapes, activations, parameters.

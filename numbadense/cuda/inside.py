@@ -180,8 +180,8 @@ def forward_warp_of(width: int = 256, activations: Sequence[Any] = KNOWN, *, row
 
     Lanes have four outputs each, so that layers of up to 128 outputs take as long as those of 128: where 64 are enough,
     and there are examples for every thread, :func:`forward_of` does less.  Compilers for compute capability 8.0, 9.0
-    and 12.0 keep all that is between x and out in registers, and the tests hold them to that.  How fast this is has not
-    been measured: no device was at hand.
+    and 12.0 keep all that is between x and out in registers in float32, and for one row in float64, and the tests hold
+    them to that.  How fast this is has not been measured: no device was at hand.
 
     Examples
     --------

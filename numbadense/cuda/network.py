@@ -45,13 +45,15 @@ class DeviceSequential:
     dtype: np.dtype[Any]
 
     @classmethod
-    def from_network(cls, network: Sequential) -> DeviceSequential:
+    def from_network(cls, network: Sequential, *, split_k: int | str = 1) -> DeviceSequential:
         """Upload the weights of a network.
 
         Parameters
         ----------
         network : Sequential
             It can be dropped afterwards.
+        split_k : int or "auto", optional
+            In how many parts of the features its layers sum, as in :func:`numbadense.cuda.dense`.
 
         Returns
         -------
@@ -67,7 +69,7 @@ class DeviceSequential:
         dtype = np.result_type(*(layer.w.dtype for layer in layers))
         widths = (layers[0].w.shape[0], *(layer.w.shape[1] for layer in layers))
         names = tuple(activations.get(layer.activation).name for layer in layers)
-        return cls(engine.of_network(layers, dtype), widths, names, dtype)
+        return cls(engine.of_network(layers, dtype, split_k), widths, names, dtype)
 
     @property
     def n_in(self) -> int:

@@ -9,10 +9,11 @@ from numba import cuda
 
 from numbadense import activations, scalar_math
 from numbadense._engine.cuda import elementwise as elementwise_module
+from numbadense._engine.cuda import few as few_module
 from numbadense._engine.cuda import forward as forward_module
 from numbadense._engine.cuda import forward_warp as forward_warp_module
 from numbadense._engine.cuda import rowwise as rowwise_module
-from numbadense._engine.cuda import simt, tiles, words
+from numbadense._engine.cuda import simt, split, tiles, words
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.program import FOUR, code_of
 
@@ -74,15 +75,32 @@ def rowwise(activation):
 
 
 @functools.cache
-def dense(activation, dtype: np.dtype, tile: tiles.DenseTile, in_chunks: tuple[bool, bool], pipelined: bool):
+def dense(activation, dtype: np.dtype, tile: tiles.DenseTile, in_chunks: tuple[bool, bool], pipelined, parts=False):
     """Return the dense kernel ``dense(x, w, b, out)``; a row-wise activation is left to its own kernel.
 
-    `in_chunks` says whether x, and w, b and out, are read and written 16 bytes at a time.
+    `in_chunks` says whether x, and w, b and out, are read and written 16 bytes at a time, `parts` whether out gets the
+    sums of parts of the features.
     """
-    fused = activations.REGISTRY["identity"] if activation.rowwise else activation
     copies = simt.asynchronous() if pipelined else simt.synchronous(dtype, _inlined)
-    kernel = simt.make_dense(tile, dtype, scalar(fused), _inlined, copies, *in_chunks)
+    kernel = simt.make_dense(tile, dtype, _epilogue(activation), _inlined, copies, *in_chunks, parts)
     return _kernel(kernel, tile.size, tile.resident)
+
+
+def _epilogue(activation):
+    return scalar(activations.REGISTRY["identity"] if activation.rowwise else activation)
+
+
+@functools.cache
+def few(activation, dtype: np.dtype, rows: int, across: int, in_chunks: tuple[bool, bool]):
+    """Return the dense kernel for few rows, ``few(x, w, b, out)``, of sums in parts."""
+    kernel = few_module.make_few(rows, across, dtype, _epilogue(activation), _inlined, *in_chunks)
+    return _kernel(kernel, split.MOST_PARTS * across, few_module.resident(rows))
+
+
+@functools.cache
+def gather(activation):
+    """Return the kernel ``gather(sums, b, out)`` that adds the parts."""
+    return cuda.jit(few_module.make_gather(_epilogue(activation)))
 
 
 @functools.cache
@@ -142,7 +160,7 @@ def _load_four(array, index):
     return tuple(array[j] for j in range(index, index + FOUR))
 
 
-def launch(kernel, blocks: int, threads, stream, *arguments, shared: int = 0) -> None:
+def launch(kernel, blocks, threads, stream, *arguments, shared: int = 0) -> None:
     """Run a kernel with `shared` bytes of dynamic shared memory.
 
     Numba's advice on small grids, and NumPy's on what the simulator computes, are for others.

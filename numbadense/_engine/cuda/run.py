@@ -8,7 +8,7 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import memory
+from numbadense._engine.cuda import memory, split
 from numbadense._engine.cuda import program as program_module
 from numbadense._engine.cuda.primitives import CHUNK, WARP
 from numbadense._engine.cuda.steps import Layer, Step, of_network
@@ -32,9 +32,10 @@ WARP_ROOM = Room(program_module.FOUR * WARP, 256, 512, "forward_warp_of")
 MOST_IN_WARP = 1024  # numbers, of all rows: 32 a lane; with 64 the compiler gives up on some of the unrolling
 
 
-def dense(x, w, b, activation, out, stream):
+def dense(x, w, b, activation, out, stream, split_k=1):
     """Return ``activation(x @ w + b)``, checking all arguments."""
     chosen = activations.get(activation)
+    split.check(split_k)
     stream = memory.stream_of(stream)
     x, w = memory.operand("x", x), memory.operand("w", w)
     n_in, n_out = validate.weights(w.like).shape
@@ -46,7 +47,7 @@ def dense(x, w, b, activation, out, stream):
     bias = bias or memory.operand("b", validate.zeros(n_out, dtype))
     weights = memory.matrix(w, n_in, n_out, dtype, stream)
     biases = memory.matrix(bias, 1, n_out, dtype, stream).reshape(n_out)
-    return forward((Layer(weights, biases, chosen),), x, out, dtype, stream)
+    return forward((Layer(weights, biases, chosen, split_k),), x, out, dtype, stream)
 
 
 def network(steps: tuple[Step, ...], x, out, dtype: np.dtype, owner, stream):

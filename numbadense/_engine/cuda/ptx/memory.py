@@ -26,6 +26,7 @@ __all__ = [
     "load16",
     "make_shared",
     "make_wait",
+    "part_number",
     "store16",
     "thread",
 ]
@@ -169,6 +170,7 @@ def special(register):
 
 thread = special("tid.x")
 block_number = special("ctaid.x")
+part_number = special("ctaid.y")
 
 
 @intrinsic
