@@ -38,7 +38,7 @@ def test_a_dry_run_checks_every_kernel_and_times_nothing(run):
     assert done.returncode == 0, done.stdout + done.stderr
     assert found["dry_run"] and not found["failures"] and not found["left_out"]
     sections = {row["section"] for row in found["rows"]}
-    assert sections == {"peak", "dense", "elementwise", "tiles", "host"}
+    assert sections == {"peak", "dense", "few", "elementwise", "tiles", "warp", "host"}
     for row in found["rows"]:
         assert 0 <= row["error"] <= (1e-14 if "float64" in row["case"] else 1e-6)
         assert not {"seconds", "ratio", "host_seconds"} & row.keys()

@@ -61,7 +61,7 @@ def test_parts_cover_the_features_and_none_is_empty(k):
         assert parts == 1 or (length % 4 == 0 and (parts - 1) * length < k <= parts * length)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     m=st.sampled_from([1, 2, 3, 8, 9, 13]),
     k=st.sampled_from([1, 3, 8, 12, 24, 33, 40]),
@@ -179,7 +179,7 @@ def few_code(compile_ptx, tmp_path_factory):
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
-@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("rows", [1, 4, 8])
 def test_few_rows_read_16_bytes_at_a_time_without_local_memory(few_code, rows, capability):
     from numbadense._engine.cuda.few import resident
 

@@ -18,8 +18,8 @@ FOUR = 4  # rows whose features are on their way at once
 
 
 def resident(rows):
-    """Return how many blocks share a multiprocessor: for 8 rows a thread needs more than 64 registers."""
-    return 1 if rows > FOUR else 2
+    """Return how many blocks share a multiprocessor: with 4 rows or more a thread needs more than 64 registers."""
+    return 1 if rows >= FOUR else 2
 
 
 def make_few(rows, across, dtype, scalar, jit, x_in_chunks, w_in_chunks):

@@ -94,7 +94,7 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks, split
     size, part_high = tile.size, min(high, tile.shared // (tile.size * wide))
     parts = -(-high // part_high)
     x_size, slot, ahead = rows * depth, (rows + columns) * depth, tile.stages - 1
-    shared_memory, none = make_shared(jit, tile.shared, element), element(-0.0 if split else 0.0)
+    shared_memory, none = make_shared(jit, tile.shared, element), element(-0.0)
     part_of = jit(_make_part(split, jit))
     place = jit(make_place(tile))
     multiply, pairs = jit(make_multiply(tile, chunk)), depth // (2 * chunk)
@@ -119,7 +119,7 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks, split
 
         for q in range(chunks):
             for e in range(chunk):
-                w_part[q * chunk + e] = none
+                w_part[q * chunk + e] = 0
             column = (tx + q * across) * chunk
             if w_in_chunks:
                 if column < n_left and not split:
@@ -130,7 +130,7 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks, split
                         w_part[q * chunk + e] = b[left + column + e]
         for i in range(high):
             for j in range(wide):
-                total[i, j] = w_part[j]
+                total[i, j] = none if split else w_part[j]
 
         x_row, x_column = spot_x()
         w_row, w_column = spot_w()
