@@ -388,7 +388,7 @@ class Sequential(OverArrays, Differentiable):
 
         io.save(self, path, suffix=".onnx")
 
-    def to(self, device: str, *, precision: str | None = None) -> DeviceSequential:
+    def to(self, device: str, *, precision: str | None = None, split_k: int | str = 1) -> DeviceSequential:
         """Return the network on a CUDA device, its weights uploaded once.
 
         Parameters
@@ -399,6 +399,8 @@ class Sequential(OverArrays, Differentiable):
             Tensor cores instead of the dtype of the weights, for networks no wider than 128: weights, x and what
             the hidden layers give are rounded to bfloat16 or float16, products are summed in float32, and the result is
             float32.  float16 has three more bits, and becomes infinite above 65504.
+        split_k : int or "auto", optional
+            In how many parts of the features its layers sum, as in :func:`numbadense.cuda.dense`.
 
         Returns
         -------
@@ -417,7 +419,7 @@ class Sequential(OverArrays, Differentiable):
             raise DeviceError(f"device is {device!r} but must be 'cuda'; the network itself runs on the CPU.")
         from numbadense import cuda
 
-        return cuda.DeviceSequential.from_network(self, precision)
+        return cuda.DeviceSequential.from_network(self, precision=precision, split_k=split_k)
 
     def summary(self) -> str:
         """Return the layers as a table of text: shapes, activations, parameters.

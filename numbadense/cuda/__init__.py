@@ -6,7 +6,8 @@ array of Numba, CuPy or PyTorch, is read where it is, and the result is a new ar
 libraries get a Numba device array.
 
 Inside your own ``@cuda.jit`` kernels, :func:`device_function` returns an activation and :func:`forward_of` a whole
-network, for each thread; ``numbadense.cuda.forward`` is what ``forward_of()`` returns.
+network, for each thread, or :func:`forward_warp_of` a wider one, for each warp; ``numbadense.cuda.forward`` and
+``numbadense.cuda.forward_warp`` are what ``forward_of()`` and ``forward_warp_of()`` return.
 
 It needs the package ``numba-cuda``, an NVIDIA driver and a GPU, or, for tests, the environment variable
 ``NUMBA_ENABLE_CUDASIM=1``.
@@ -19,7 +20,7 @@ from typing import Any
 from numbadense import activations
 from numbadense._engine.cuda import device
 from numbadense.cuda.functions import DeviceActivationFunction, dense, over_arrays
-from numbadense.cuda.inside import device_function, forward_of, program
+from numbadense.cuda.inside import device_function, forward_of, forward_warp_of, program
 from numbadense.cuda.network import BoundNetwork, DeviceSequential
 from numbadense.cuda.population import DevicePopulation
 
@@ -30,6 +31,7 @@ __all__ = [
     "dense",
     "device_function",
     "forward_of",
+    "forward_warp_of",
     "is_available",
     "program",
 ]
@@ -57,6 +59,8 @@ def is_available() -> bool:
 def __getattr__(name: str) -> Any:
     if name == "forward":
         return forward_of()
+    if name == "forward_warp":
+        return forward_warp_of()
     entry = activations.REGISTRY.get(name)
     if entry is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,16 @@ class DeviceActivationFunction(Protocol):
         """Return the activation of x."""
 
 
-def dense(x: Any, w: Any, b: Any = None, activation: Any = None, *, out: Any = None, stream: Any = None) -> Any:
+def dense(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    activation: Any = None,
+    *,
+    out: Any = None,
+    stream: Any = None,
+    split_k: int | str = 1,
+) -> Any:
     """Forward propagation through one dense layer on a CUDA device: ``activation(x @ w + b)``.
 
     Parameters
@@ -36,6 +45,8 @@ def dense(x: Any, w: Any, b: Any = None, activation: Any = None, *, out: Any = N
         Where to queue the work: a stream of Numba's, or the handle of another library's.  By default the current stream
         of the library of `x`, if that is PyTorch or CuPy, and else the default stream.  Work that ends in a NumPy array
         is waited for.
+    split_k : int or "auto", optional
+        In how many parts of the features to sum, side by side: for outputs too few to fill a device.  1 by default.
 
     Returns
     -------
@@ -55,14 +66,21 @@ def dense(x: Any, w: Any, b: Any = None, activation: Any = None, *, out: Any = N
         If there is no such activation.
     OutputError
         If `out` cannot take the result.
+    OptionError
+        If `split_k` is neither "auto" nor a number of parts.
 
     Notes
     -----
     Each output is the bias plus the products in the order of the features, one fused multiply-add at a time, as on the
-    CPU, in true float32 or float64: tensor cores are not used.  Device arrays that are not C-contiguous, such as
-    ``weight.T``, are copied first.  Rows that begin at multiples of 16 bytes (the features and outputs multiples of
-    four in float32, of two in float64) are moved 16 bytes at a time, others element by element.  The kernels have been
-    compiled, and run in the simulator; how fast they are on a device has not been measured.
+    CPU, in true float32 or float64: tensor cores are not used.  With `split_k` above 1 it is the bias plus the sums of
+    the parts, in their order: its bits are then not those of the CPU, but the same in every run and every batch, and
+    nearer to the exact sum where there are many features.  With ``"auto"`` the number of parts depends on the shapes
+    and the device too, so that a row may change in its last digits with the size of its batch.
+
+    Device arrays that are not C-contiguous, such as ``weight.T``, are copied first.  Rows that begin at multiples of
+    16 bytes (the features and outputs multiples of four in float32, of two in float64) are moved 16 bytes at a time,
+    others element by element.  The kernels have been compiled, and run in the simulator; how fast they are on a device
+    has not been measured.
 
     Examples
     --------
@@ -70,7 +88,7 @@ def dense(x: Any, w: Any, b: Any = None, activation: Any = None, *, out: Any = N
     >>> nd.cuda.dense([[200, 17]], [[1, -3, 5], [-2, 4, -6]], [[-1, 1, 2]], "relu")  # doctest: +SKIP
     array([[165.,   0., 900.]])
     """
-    return device.engine().dense(x, w, b, activation, out, stream)
+    return device.engine().dense(x, w, b, activation, out, stream, split_k)
 
 
 def over_arrays(entry: activations.Activation) -> DeviceActivationFunction:

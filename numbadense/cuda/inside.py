@@ -135,15 +135,92 @@ def forward_of(width: int = 32, activations: Sequence[Any] = KNOWN) -> Callable[
     return function
 
 
-def program(network: Sequential | Population, *, width: int = 32, activations: Sequence[Any] = KNOWN) -> Any:
-    """Upload a network for the functions that :func:`forward_of` returns.
+def forward_warp_of(width: int = 256, activations: Sequence[Any] = KNOWN, *, rows: int = 1) -> Callable[..., None]:
+    """Return forward propagation by a whole warp as a function to call in your own ``@cuda.jit`` kernels.
+
+    The 32 threads of a warp take an example, or a few, through a network that is too wide for the registers of one.
+
+    Parameters
+    ----------
+    width : int, optional
+        The widest layer it has room for, its inputs too: a multiple of 128, at most 512.
+    activations : list of str, Activation or function, optional
+        Those it knows, besides identity.  Of the row-wise ones it can know softmax and log_softmax.
+    rows : int, optional
+        How many examples a warp takes at once, each weight being read once for all: up to ``1024 // width``.
+
+    Returns
+    -------
+    callable
+        ``forward(program, x, out)``.  All lanes of a warp call it together, with the same arguments.  `program` comes
+        from ``program(network, warp=True)``; x, of shape (n_in,), and out, (n_out,), are arrays in global or shared
+        memory, and one array may be both.  With `rows` above 1 they are 2-D, examples in rows: of fewer rows than that
+        all are taken, so that ``x[i : i + rows]`` and ``out[i : i + rows]`` will do at the end of an array too.
+
+    Raises
+    ------
+    DeviceError
+        If CUDA cannot be used.
+    OptionError
+        If the width, or the number of rows, is none of those.
+    ActivationError
+        If there is no such activation, or it is a row-wise one of yours.
+
+    Notes
+    -----
+    What any lane of the warp stored to x before the call, all of them see; and after it all see out, without a barrier
+    of yours.  Other warps need one.  The threads of a block are as many as its warps have, a multiple of 32 in one
+    dimension, and all lanes take the same branches to the call.
+
+    Each output is the bias plus the products in the order of the features, one fused multiply-add at a time, as in
+    :func:`forward_of` and on the CPU, whatever `rows` is and however your kernel is compiled; softmax and log_softmax
+    add up each lane's part of a row first.  It computes in the dtype of the program.  Shapes are not checked: what x
+    lacks counts as 0 and what out has no room for is dropped.  A network that does not fit the function, or a program
+    that was not made for a warp, gives NaN.
+
+    Lanes have four outputs each, so that layers of up to 128 outputs take as long as those of 128: where 64 are enough,
+    and there are examples for every thread, :func:`forward_of` does less.  Compilers for compute capability 8.0, 9.0
+    and 12.0 keep all that is between x and out in registers in float32, and for one row in float64, and the tests hold
+    them to that.  How fast this is has not been measured: no device was at hand.
+
+    Examples
+    --------
+    A warp to an example, in blocks of four warps:
+
+    >>> import numbadense as nd
+    >>> from numba import cuda  # doctest: +SKIP
+    >>> forward = nd.cuda.forward_warp_of(width=256, activations=["relu"])  # doctest: +SKIP
+    >>> @cuda.jit  # doctest: +SKIP
+    ... def evaluate(program, x, out):
+    ...     i = cuda.grid(1) // 32
+    ...     if i < x.shape[0]:
+    ...         forward(program, x[i], out[i])
+    >>> net = nd.load("critic.safetensors")  # doctest: +SKIP
+    >>> program = nd.cuda.program(net, activations=["relu"], warp=True)  # doctest: +SKIP
+    >>> evaluate[(len(x) + 3) // 4, 128](program, x, out)  # doctest: +SKIP
+    """
+    function: Callable[..., None] = device.engine().forward_warp_of(width, activations, rows)
+    return function
+
+
+def program(
+    network: Sequential | Population,
+    *,
+    width: int | None = None,
+    activations: Sequence[Any] = KNOWN,
+    warp: bool = False,
+) -> Any:
+    """Upload a network for the functions that :func:`forward_of` and :func:`forward_warp_of` return.
 
     Parameters
     ----------
     network : Sequential or Population
         It can be dropped afterwards.
     width, activations
-        What :func:`forward_of` was called with; the network is checked to fit.
+        What :func:`forward_of`, or :func:`forward_warp_of`, was called with; the network is checked to fit.  The width
+        is 32, or 256 for a warp, by default.
+    warp : bool, optional
+        Whether it is for functions of :func:`forward_warp_of`, which read the weights in another order.
 
     Returns
     -------
@@ -177,8 +254,8 @@ def program(network: Sequential | Population, *, width: int = 32, activations: S
 
     if isinstance(network, Population):
         weights, biases, chosen = network.weights, network.biases, network.activations
-        return engine.program(weights, biases, chosen, network.dtype, width, activations)
+        return engine.program(weights, biases, chosen, network.dtype, width, activations, warp)
     layers = network.layers
     dtype = np.result_type(*(layer.w.dtype for layer in layers))
     parts = [layer.w[None] for layer in layers], [layer.b for layer in layers], [layer.activation for layer in layers]
-    return engine.program(*parts, dtype, width, activations)[0]
+    return engine.program(*parts, dtype, width, activations, warp)[0]

@@ -75,7 +75,9 @@ class DeviceSequential:
     precision: str | None = None
 
     @classmethod
-    def from_network(cls, network: Sequential, precision: str | None = None) -> DeviceSequential:
+    def from_network(
+        cls, network: Sequential, *, precision: str | None = None, split_k: int | str = 1
+    ) -> DeviceSequential:
         """Upload the weights of a network.
 
         Parameters
@@ -84,6 +86,8 @@ class DeviceSequential:
             It can be dropped afterwards.
         precision : {"bf16", "fp16"}, optional
             As for :meth:`numbadense.Sequential.to`.
+        split_k : int or "auto", optional
+            In how many parts of the features its layers sum, as in :func:`numbadense.cuda.dense`.
 
         Returns
         -------
@@ -102,7 +106,7 @@ class DeviceSequential:
             dtype = np.dtype(np.float32)
         widths = (layers[0].w.shape[0], *(layer.w.shape[1] for layer in layers))
         names = tuple(activations.get(layer.activation).name for layer in layers)
-        return cls(engine.of_network(layers, dtype, precision), widths, names, dtype, precision)
+        return cls(engine.of_network(layers, dtype, precision, split_k), widths, names, dtype, precision)
 
     @property
     def n_in(self) -> int:

@@ -38,7 +38,7 @@ def test_a_dry_run_checks_every_kernel_and_times_nothing(run):
     assert done.returncode == 0, done.stdout + done.stderr
     assert found["dry_run"] and not found["failures"] and not found["left_out"]
     sections = {row["section"] for row in found["rows"]}
-    assert sections == {"peak", "dense", "hopper", "elementwise", "tiles", "host", "rows", "stepping"}
+    assert sections == {"peak", "dense", "few", "hopper", "elementwise", "tiles", "warp", "host", "rows", "stepping"}
     special = {"hopper": 1e-2, "stepping": 1e-5}
     for row in found["rows"]:
         allowed = 1e-14 if "float64" in row["case"] else special.get(row["section"], 1e-6)

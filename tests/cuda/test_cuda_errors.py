@@ -42,6 +42,7 @@ CALLS = {
     "a network for kernels": lambda: nd.cuda.program(nd.Sequential([nd.Dense([[1.0]])])),
     "a network's device function": lambda: nd.cuda.forward_of(),
     "the usual one": lambda: nd.cuda.forward,
+    "the usual one of a warp": lambda: nd.cuda.forward_warp,
 }
 
 
@@ -113,7 +114,7 @@ def test_importing_the_module_imports_no_cuda():
 def test_the_public_names_are_there_and_others_are_not():
     assert nd.cuda.__all__ == [
         *("BoundNetwork", "DevicePopulation", "DeviceSequential", "dense"),
-        *("device_function", "forward_of", "is_available", "program"),
+        *("device_function", "forward_of", "forward_warp_of", "is_available", "program"),
     ]
     assert nd.cuda.sigmoid is nd.cuda.sigmoid
     assert nd.cuda.softmax.activation is nd.softmax.activation

@@ -8,14 +8,18 @@ import numpy as np
 from numba import cuda
 
 from numbadense import activations, scalar_math
-from numbadense._engine.cuda import borrowed, hopper, narrowing, quick, simt, tiles, words
+from numbadense._engine.cuda import borrowed, hopper, narrowing, quick, simt, split, tiles, words
 from numbadense._engine.cuda import elementwise as elementwise_module
+from numbadense._engine.cuda import few as few_module
 from numbadense._engine.cuda import forward as forward_module
+from numbadense._engine.cuda import forward_warp as forward_warp_module
 from numbadense._engine.cuda import fused as fused_module
 from numbadense._engine.cuda import fused_tensor as fused_tensor_module
 from numbadense._engine.cuda import rowwise as rowwise_module
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.program import FOUR, code_of
+
+NO_CODE = -1  # of an activation
 
 
 @functools.cache
@@ -87,15 +91,32 @@ def rowwise(activation):
 
 
 @functools.cache
-def dense(activation, dtype: np.dtype, tile: tiles.DenseTile, in_chunks: tuple[bool, bool], pipelined: bool):
+def dense(activation, dtype: np.dtype, tile: tiles.DenseTile, in_chunks: tuple[bool, bool], pipelined, parts=False):
     """Return the dense kernel ``dense(x, w, b, out)``; a row-wise activation is left to its own kernel.
 
-    `in_chunks` says whether x, and w, b and out, are read and written 16 bytes at a time.
+    `in_chunks` says whether x, and w, b and out, are read and written 16 bytes at a time, `parts` whether out gets the
+    sums of parts of the features.
     """
-    fused = activations.REGISTRY["identity"] if activation.rowwise else activation
     copies = simt.asynchronous() if pipelined else simt.synchronous(dtype, _inlined)
-    kernel = simt.make_dense(tile, dtype, scalar(fused), _inlined, copies, *in_chunks)
+    kernel = simt.make_dense(tile, dtype, _epilogue(activation), _inlined, copies, *in_chunks, parts)
     return _kernel(kernel, tile.size, tile.resident)
+
+
+def _epilogue(activation):
+    return scalar(activations.REGISTRY["identity"] if activation.rowwise else activation)
+
+
+@functools.cache
+def few(activation, dtype: np.dtype, rows: int, across: int, in_chunks: tuple[bool, bool]):
+    """Return the dense kernel for few rows, ``few(x, w, b, out)``, of sums in parts."""
+    kernel = few_module.make_few(rows, across, dtype, _epilogue(activation), _inlined, *in_chunks)
+    return _kernel(kernel, split.MOST_PARTS * across, few_module.resident(rows))
+
+
+@functools.cache
+def gather(activation):
+    """Return the kernel ``gather(sums, b, out)`` that adds the parts."""
+    return cuda.jit(few_module.make_gather(_epilogue(activation)))
 
 
 @functools.cache
@@ -135,15 +156,43 @@ def copy():
 def forward(width: int, chosen: tuple):
     """Return the device function ``forward(program, x, out)`` for networks of these activations, identity among them.
 
-    In the simulator it is a Python function whose registers are NumPy arrays: a thread of its own would find the module
-    of another in `cuda`.
+    In the simulator it is a Python function.
+    """
+    return _inlined(forward_module.make_forward(width, *_registers(), *_choices(chosen)))
+
+
+@functools.cache
+def forward_warp(width: int, rows: int, chosen: tuple):
+    """Return the device function ``forward(program, x, out)`` that a warp calls together, for `rows` rows at once."""
+    exp, log1p = (scalar_math.exp, scalar_math.log1p) if simulated() else map(_vocabulary().get, ("exp", "log1p"))
+    codes = {entry.name: code_of(entry) for entry in chosen}
+    registers = _registers()
+    row = registers[0], codes.get("softmax", NO_CODE), codes.get("log_softmax", NO_CODE), exp, log1p
+    parts = (
+        forward_module.make_choice(_inlined, _by_code(_each(chosen))),
+        _inlined(forward_warp_module.make_rowwise(width, rows, *row)),
+        *map(_inlined, forward_warp_module.make_access(rows)),
+    )
+    return _inlined(forward_warp_module.make_forward(width, rows, *registers, *parts))
+
+
+def _each(chosen, make=None):
+    make = make or (lambda entry: _inlined(forward_module.make_each(scalar(entry))))
+    return [(code_of(entry), make(entry)) for entry in chosen if not entry.rowwise]
+
+
+def _by_code(functions):
+    return sorted(functions, key=lambda pair: pair[0])
+
+
+def _registers():
+    """Return where local arrays come from, how to load four numbers, and the multiply-add.
+
+    In the simulator registers are NumPy arrays: a thread of its own would find the module of another in `cuda`.
     """
     if simulated():
-        device, load, fma = (lambda function: function), _load_four, scalar_math.fma
-        module = types.SimpleNamespace(local=types.SimpleNamespace(array=np.empty))
-    else:
-        device, load, fma, module = _device, words.load_four(), words.fused(), cuda
-    return device(forward_module.make_forward(width, module, load, fma, *_choices(device, chosen)))
+        return types.SimpleNamespace(local=types.SimpleNamespace(array=np.empty)), _load_four, scalar_math.fma
+    return cuda, words.load_four(), words.fused()
 
 
 @functools.cache
@@ -152,10 +201,8 @@ def fused(tile, dtype: np.dtype, chosen: tuple, streamed: bool, in_chunks: tuple
 
     Identity is among them.  `in_chunks` says whether x, and out, is read and written 16 bytes at a time.
     """
-    choices = _choices(_inlined, chosen)
-    return _kernel(
-        fused_module.make_fused(tile, dtype, _inlined, *choices, streamed, *in_chunks), tile.size, tile.resident
-    )
+    kernel = fused_module.make_fused(tile, dtype, _inlined, *_choices(chosen), streamed, *in_chunks)
+    return _kernel(kernel, tile.size, tile.resident)
 
 
 @functools.cache
@@ -166,19 +213,18 @@ def fused_tensor(tile, precision: str, chosen: tuple, streamed: bool, in_chunks:
     def make_each(entry):
         return fused_tensor_module.make_each(_inlined, quick_scalar(entry), 0, sums)
 
-    each, whole = _choices(_inlined, chosen, make_each)
+    each, whole = _choices(chosen, make_each)
     make = fused_tensor_module.make_fused
     mma, pack = fused_tensor_module.HALVES[precision]
     whole = whole if any(entry.rowwise for entry in chosen) else None
     return _kernel(make(tile, mma, pack, _inlined, each, whole, streamed, *in_chunks), tile.size, tile.resident)
 
 
-def _choices(device, chosen: tuple, make_each=None):
+def _choices(chosen: tuple, make_each=None):
     """Return what applies an element-wise activation to registers, and a row-wise one to a row, by its code."""
-    make_each = make_each or (lambda entry: device(forward_module.make_each(scalar(entry))))
-    each = [(code_of(entry), make_each(entry)) for entry in chosen if not entry.rowwise]
+    each = _each(chosen, make_each)
     whole = [(code_of(entry), scalar(entry)) for entry in chosen if entry.rowwise] or each[:1]
-    return [forward_module.make_choice(device, sorted(part, key=lambda pair: pair[0])) for part in (each, whole)]
+    return [forward_module.make_choice(_inlined, _by_code(part)) for part in (each, whole)]
 
 
 def _load_four(array, index):

@@ -34,7 +34,7 @@ def make_forward(width, cuda, load, fma, elementwise, rowwise):
         header = load(program, 0)
         T = type(header[0])
         zero = T(0)
-        fits = header[2] <= T(width)
+        fits = header[2] <= T(width) and header[3] == zero
         layers, n_in = np.int32(header[0]) if fits else np.int32(0), np.int32(header[1]) if fits else np.int32(0)
         absent = zero if fits else T(np.nan)
         for p in range(width):

@@ -11,6 +11,17 @@
 
 So that a thread reads it from front to back, four numbers at a time, each four on a boundary of 16 bytes.  The padding
 is -0: its product with an input of +0, added to any sum, leaves that sum as it is.
+
+For the device function of `forward_warp`, whose lanes read four outputs each, side by side, the last of the header is 1
+and a layer is by rows::
+
+    layer    k | n | activation | row-wise
+             b[0:n]        padding to a multiple of 4 columns
+             w[0, 0:n]     padding
+             ...
+             w[k - 1, 0:n] padding to a multiple of 4 rows
+
+which is as many numbers.
 """
 
 from collections.abc import Sequence
@@ -37,8 +48,8 @@ def size_of(shapes: Sequence[tuple[int, int]]) -> int:
     return FOUR + sum(FOUR + padded(n) * (1 + padded(k)) for k, n in shapes)
 
 
-def pack(weights: Sequence, biases: Sequence, chosen: Sequence, dtype: np.dtype) -> np.ndarray:
-    """Return the programs, a row each, of networks of one shape.
+def pack(weights: Sequence, biases: Sequence, chosen: Sequence, dtype: np.dtype, warp: bool = False) -> np.ndarray:
+    """Return the programs, a row each, of networks of one shape, in the order for a thread or for a `warp`.
 
     For each layer there are ``w``, ``(networks, k, n)``, ``b``, ``(networks, n)`` or None, and its activation.
     """
@@ -46,17 +57,18 @@ def pack(weights: Sequence, biases: Sequence, chosen: Sequence, dtype: np.dtype)
     shapes = [w.shape[1:] for w in weights]
     programs = np.full((count, size_of(shapes)), -0.0, dtype)
     widest = max(max(shape) for shape in shapes)
-    programs[:, :FOUR] = len(shapes), shapes[0][0], widest, 0
+    programs[:, :FOUR] = len(shapes), shapes[0][0], widest, warp
     at = FOUR
     for w, b, activation in zip(weights, biases, chosen, strict=True):
         k, n = w.shape[1:]
         code, wide, deep = code_of(activation), padded(n), padded(k)
         programs[:, at : at + FOUR] = (k, n, 0, code) if activation.rowwise else (k, n, code, 0)
         at += FOUR
-        groups = programs[:, at : at + wide * (1 + deep)].reshape(count, wide // FOUR, 1 + deep, FOUR)
-        by_rows = np.full((count, 1 + k, wide), -0.0, dtype)
+        by_rows = np.full((count, 1 + deep, wide), -0.0, dtype)
         by_rows[:, 0, :n] = 0 if b is None else b
-        by_rows[:, 1:, :n] = w
-        groups[:, :, : 1 + k] = by_rows.reshape(count, 1 + k, wide // FOUR, FOUR).swapaxes(1, 2)
+        by_rows[:, 1 : 1 + k, :n] = w
+        if not warp:
+            by_rows = by_rows.reshape(count, 1 + deep, wide // FOUR, FOUR).swapaxes(1, 2)
+        programs[:, at : at + wide * (1 + deep)] = by_rows.reshape(count, -1)
         at += wide * (1 + deep)
     return programs

@@ -1,27 +1,52 @@
 """From operands to kernels: check, upload, launch, bring back."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import direct, failures, memory, streaming, whole
+from numbadense._engine.cuda import direct, failures, memory, split, streaming, whole
 from numbadense._engine.cuda import program as program_module
-from numbadense._engine.cuda.primitives import CHUNK
+from numbadense._engine.cuda.primitives import CHUNK, WARP
 from numbadense._engine.cuda.steps import Layer, Step, of_network
 from numbadense.errors import ActivationError, OptionError, ShapeError
 
-__all__ = ["activate", "dense", "forward_of", "network", "of_network", "of_population", "population", "program"]
+__all__ = [
+    "activate",
+    "dense",
+    "forward_of",
+    "forward_warp_of",
+    "network",
+    "of_network",
+    "of_population",
+    "population",
+    "program",
+]
 
-WIDEST = 64  # numbers that a thread's registers can hold twice, in float32
+
+class Room(NamedTuple):
+    """How wide a network a device function takes: multiples of a number up to the widest; and what returns it."""
+
+    multiple: int
+    usual: int
+    widest: int
+    function: str
+
+
+# What registers can hold twice, in float32.
+THREAD_ROOM = Room(program_module.FOUR, 32, 64, "forward_of")
+WARP_ROOM = Room(program_module.FOUR * WARP, 256, 512, "forward_warp_of")
+MOST_IN_WARP = 1024  # numbers, of all rows: 32 a lane; with 64 the compiler gives up on some of the unrolling
 
 
 @failures.owner("numbadense.cuda.dense")
-def dense(x, w, b, activation, out, stream):
+def dense(x, w, b, activation, out, stream, split_k=1):
     """Return ``activation(x @ w + b)``, checking all arguments."""
     chosen = activations.get(activation)
+    split.check(split_k)
     stream = memory.stream_of(stream, x)
     x, w = memory.operand("x", x), memory.operand("w", w)
     n_in, n_out = validate.weights(w.like).shape
@@ -33,7 +58,7 @@ def dense(x, w, b, activation, out, stream):
     bias = bias or memory.operand("b", validate.zeros(n_out, dtype))
     weights = memory.matrix(w, n_in, n_out, dtype, stream)
     biases = memory.matrix(bias, 1, n_out, dtype, stream).reshape(n_out)
-    return forward((Layer(weights, biases, chosen),), x, out, dtype, stream)
+    return forward((Layer(weights, biases, chosen, split_k),), x, out, dtype, stream)
 
 
 @failures.owner("the call of the network")
@@ -143,36 +168,51 @@ def activate(activation: activations.Activation, x, out, stream):
 
 
 @failures.owner("numbadense.cuda.program")
-def program(weights, biases, chosen, dtype: np.dtype, width: int, known):
+def program(weights, biases, chosen, dtype: np.dtype, width: int | None, known, warp: bool):
     """Return device programs, a row each, of networks of one shape, for the device function of these arguments."""
     chosen = [activations.get(spec) for spec in chosen]
-    held = [entry.name for entry in _in_registers(width, known)]
+    room = WARP_ROOM if warp else THREAD_ROOM
+    width = room.usual if width is None else width
+    held = [entry.name for entry in _in_registers(width, known, room)]
     for index, (w, entry) in enumerate(zip(weights, chosen, strict=True)):
         k, n = w.shape[1:]
         if max(k, n) > width:
-            need = program_module.padded(max(k, n))
+            need = -(-max(k, n) // room.multiple) * room.multiple
             remedy = (
-                f"pass width={need} here and to forward_of" if need <= WIDEST else "call network.to('cuda') instead"
+                f"pass width={need} here and to {room.function}"
+                if need <= room.widest
+                else "call network.to('cuda') instead"
             )
             raise ShapeError(f"layer {index} is {k} -> {n} but the device function has room for {width}; {remedy}.")
         if entry.name not in held:
             _check_in_registers(entry)
             raise ActivationError(
                 f"layer {index} has the activation {entry.name!r} but the device function knows {', '.join(held)}; "
-                "add it to activations, here and in forward_of."
+                f"add it to activations, here and in {room.function}."
             )
-    return memory.upload(program_module.pack(weights, biases, chosen, dtype), dtype, 0)
+    return memory.upload(program_module.pack(weights, biases, chosen, dtype, warp), dtype, 0)
 
 
 def forward_of(width: int, known):
     """Return the device function that runs programs of networks this wide, with these activations."""
-    return compiler.forward(width, _in_registers(width, known))
+    return compiler.forward(width, _in_registers(width, known, THREAD_ROOM))
 
 
-def _in_registers(width: int, known) -> tuple:
+def forward_warp_of(width: int, known, rows: int):
+    """Return the same for the warps of a kernel, each of which takes `rows` rows at once."""
+    chosen = _in_registers(width, known, WARP_ROOM)
+    if not isinstance(rows, int) or not 1 <= rows <= MOST_IN_WARP // width:
+        raise OptionError(f"rows is {rows!r} but must be from 1 to {MOST_IN_WARP // width} for a width of {width}.")
+    return compiler.forward_warp(width, rows, chosen)
+
+
+def _in_registers(width: int, known, room: Room) -> tuple:
     """Return the activations of a device function, identity among them, after checking its arguments."""
-    if not isinstance(width, int) or width % program_module.FOUR or not 0 < width <= WIDEST:
-        raise OptionError(f"width is {width!r} but must be a multiple of 4, from 4 to {WIDEST}; pass width=32.")
+    if not isinstance(width, int) or width % room.multiple or not 0 < width <= room.widest:
+        raise OptionError(
+            f"width is {width!r} but must be a multiple of {room.multiple}, from {room.multiple} to {room.widest}; "
+            f"pass width={room.usual}."
+        )
     if isinstance(known, str) or not isinstance(known, Iterable):
         raise OptionError(f"activations is {known!r} but must be a list of them; pass ['relu'], for example.")
     entries = [activations.get(spec) for spec in known]

@@ -16,9 +16,11 @@ from numbadense._engine.cuda.primitives import (
     load16,
     make_shared,
     make_wait,
+    part_number,
     store16,
     thread,
 )
+from numbadense._engine.cuda.split import make_length
 
 
 class Copies(NamedTuple):
@@ -56,7 +58,7 @@ def synchronous(dtype, jit) -> Copies:
     return Copies(jit(chunk), jit(one), jit(nothing), lambda pending: jit(nothing))
 
 
-def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks):
+def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks, split=False):
     """Return the kernel ``out = scalar(b + x @ w)``.
 
     Expects C-contiguous x (m, k), w (k, n) and out (m, n), and b (n,), all of `dtype`, out apart from the others; one
@@ -79,6 +81,9 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks):
     Shared memory has `stages` such pairs of tiles: one is computed with while the others are on their way.
 
     Bias first, then the products in the order of the features, one fused multiply-add at a time: the order of the CPU.
+
+    Where the features are `split`, the grid has a second dimension, a part of them, and out (parts * m, n) gets the
+    sums of each, a matrix below the other, without b: they begin with -0, which leaves what is added to it as it is.
     """
     element = dtype.type
     chunk = CHUNK // dtype.itemsize
@@ -89,7 +94,8 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks):
     size, part_high = tile.size, min(high, tile.shared // (tile.size * wide))
     parts = -(-high // part_high)
     x_size, slot, ahead = rows * depth, (rows + columns) * depth, tile.stages - 1
-    shared_memory = make_shared(jit, tile.shared, element)
+    shared_memory, none = make_shared(jit, tile.shared, element), element(-0.0)
+    part_of = jit(_make_part(split, jit))
     place = jit(make_place(tile))
     multiply, pairs = jit(make_multiply(tile, chunk)), depth // (2 * chunk)
     copy_x, x_step = (copies.chunk, chunk) if x_in_chunks else (copies.one, 1)
@@ -106,6 +112,8 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks):
         held = cuda.local.array(chunk, element)
         m, k = x.shape
         n = w.shape[1]
+        pitch = k
+        _, first, k = part_of(m, k, out.shape[0])
         me, ty, tx, top, left = place(n)
         m_left, n_left = int32(min(m - top, rows)), int32(min(n - left, columns))
 
@@ -114,22 +122,23 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks):
                 w_part[q * chunk + e] = 0
             column = (tx + q * across) * chunk
             if w_in_chunks:
-                if column < n_left:
+                if column < n_left and not split:
                     load16(w_part, q * chunk, b, left + column)
             else:
                 for e in range(chunk):
-                    if column + e < n_left:
+                    if column + e < n_left and not split:
                         w_part[q * chunk + e] = b[left + column + e]
         for i in range(high):
             for j in range(wide):
-                total[i, j] = w_part[j]
+                total[i, j] = none if split else w_part[j]
 
         x_row, x_column = spot_x()
         w_row, w_column = spot_w()
-        x_start, w_start, k_left = (top + x_row) * k + x_column, w_row * n + left + w_column, k
+        x_start, w_start = (top + x_row) * pitch + first + x_column, (first + w_row) * n + left + w_column
+        k_left = k
         x_down, w_inside = int32(m_left - x_row), w_column < n_left
         for stage in range(ahead):
-            fetch_x(shared, stage * slot, x, x_start, k, x_down, x_column < k_left)
+            fetch_x(shared, stage * slot, x, x_start, pitch, x_down, x_column < k_left)
             fetch_w(shared, stage * slot + x_size, w, w_start, n, k_left - w_row, w_inside)
             commit()
             x_start += depth
@@ -140,7 +149,7 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks):
         for _ in range(steps):
             wait()
             cuda.syncthreads()  # the tiles are there for all, and nobody computes with those before them any more
-            fetch_x(shared, there, x, x_start, k, x_down, x_column < k_left)
+            fetch_x(shared, there, x, x_start, pitch, x_down, x_column < k_left)
             fetch_w(shared, there + x_size, w, w_start, n, k_left - w_row, w_inside)
             commit()
             x_start += depth
@@ -171,6 +180,8 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks):
         cuda.syncthreads()
         me, ty, tx, top, left = place(n)
         m_left, n_left = int32(min(m - top, rows)), int32(min(n - left, columns))
+        above, _, _ = part_of(m, k, out.shape[0])
+        top += above
         for part in range(parts):
             for i in range(high):
                 if i // part_high == part:
@@ -193,6 +204,22 @@ def make_dense(tile, dtype, scalar, jit, copies, x_in_chunks, w_in_chunks):
                                     out[top + row, left + column + e] = scalar(held[e])
 
     return dense
+
+
+def _make_part(split, jit):
+    """Return ``part_of(m, k, height)``: the rows of out above the block's part, its first feature, and how many it has.
+
+    `height` is that of out; the whole is the only part unless it is `split`.
+    """
+    length_of = jit(make_length())
+
+    def part_of(m, k, height):
+        if not split:
+            return 0, 0, k
+        part, length = int(part_number()), length_of(k, height // m)
+        return part * m, part * length, max(0, min(length, k - part * length))
+
+    return part_of
 
 
 def make_place(tile):

@@ -84,7 +84,7 @@ class Whole:
         count = f"{self.networks} networks" if self.networks > 1 else "the network"
         return (
             f"{count} {widths} in one launch: {blocks} blocks of {tile.size} threads, {tile.block_rows} rows at a "
-            f"time, {shared:,} bytes of shared memory, {'through which the weights stream' if streams else 'weights in it'}"
+            f"time, {shared:,} bytes of shared memory, {'weights ' + ('through' if streams else 'in') + ' it'}"
         )
 
     def divide(self, tile) -> tuple[bool, int]:

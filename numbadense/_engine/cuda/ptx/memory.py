@@ -27,6 +27,7 @@ __all__ = [
     "make_dynamic_shared",
     "make_shared",
     "make_wait",
+    "part_number",
     "store16",
     "thread",
 ]
@@ -170,6 +171,7 @@ def special(register):
 
 thread = special("tid.x")
 block_number = special("ctaid.x")
+part_number = special("ctaid.y")
 
 
 @intrinsic

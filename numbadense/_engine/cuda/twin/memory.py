@@ -25,6 +25,7 @@ __all__ = [
     "make_dynamic_shared",
     "make_shared",
     "make_wait",
+    "part_number",
     "store16",
     "thread",
 ]
@@ -132,6 +133,11 @@ def thread():
 def block_number():
     """Return the number of the block."""
     return threading.current_thread().blockIdx.x
+
+
+def part_number():
+    """Return the number of the block in the second dimension of the grid."""
+    return threading.current_thread().blockIdx.y
 
 
 def address(array):

@@ -5,16 +5,15 @@ They are stricter than a device: if not all threads of a warp come, or two come 
 
 import sys
 import threading
-import time
 
 import numpy as np
 
 __all__ = ["WARP", "lane", "shuffle", "shuffle_xor", "sync_warp"]
 
 WARP = 32  # threads in a warp; read at each call, so that a test may have smaller ones
-PATIENCE = 60.0  # seconds that a thread waits for the others
-GIVEN_UP = 1.0  # seconds after which it gives up on threads none of which runs any more
-_LOOK = 0.1  # seconds between its looks at what the others do
+LOOK = 0.1  # seconds between the looks of a thread that waits at what the others do
+PATIENCE = 600  # looks; counted, for on a busy machine seconds pass while no thread of this process runs
+GIVEN_UP = 10  # looks after which it gives up on threads none of which runs, or has been started
 _WORDS = (np.float32, np.float64, np.int32, np.uint32, int)
 MEETINGS = "numbadense_meetings"  # what a simulated block has
 _door = threading.Lock()
@@ -93,11 +92,11 @@ def collective(value, combine, size=None):
 
 def _wait(meeting, lock, me, block, group):
     """Wait for the end of a meeting, or end it when the rest will not come."""
-    began = time.monotonic()
-    while not lock.acquire(timeout=_LOOK):
+    looks = 0
+    while not lock.acquire(timeout=LOOK):
         assert not me.abort, "another thread of the block has failed"
-        patience = PATIENCE if _comes(meeting, block, group) else GIVEN_UP
-        if time.monotonic() - began > patience:
+        looks += 1
+        if looks > (PATIENCE if _comes(meeting, block, group) else GIVEN_UP):
             with _door:
                 meeting.give_up()
             return
