@@ -17,6 +17,7 @@ import statistics
 import time
 from pathlib import Path
 
+import gpu_fused
 import gpu_hopper
 import gpu_launch
 import harness
@@ -454,7 +455,8 @@ def main():
         parser.error("the simulator is not a device: pass --dry-run")
     bench = Bench(arguments.dry_run, arguments.budget)
     begin, failures = time.monotonic(), {}
-    for section in (peak, dense, few, gpu_hopper.hopper, elementwise, every_tile, warp, host, rows, stepping):
+    sections = peak, dense, few, gpu_hopper.hopper, gpu_fused.fused, elementwise, every_tile, warp, host, rows, stepping
+    for section in sections:
         try:
             section(bench)
         except Exception as error:  # the others may still tell something: a device is not often at hand
