@@ -11,12 +11,13 @@ reports no times: it shows that the script works, before there is a device.
 
 import argparse
 import importlib.metadata
-import itertools
 import json
 import statistics
 import time
 from pathlib import Path
 
+import gpu_hopper
+import gpu_warp
 import harness
 import numpy as np
 from numba import cuda, float32
@@ -192,23 +193,6 @@ def dense(bench):
             bench.record("dense", f"{m}, {k}, {n} {dtype}", engines, error, **facts)
 
 
-def few(bench):
-    """Few rows: the sums in order, as everywhere else, and split into parts."""
-    for m, k, n in [(2, 40, 9), (9, 40, 9)] if bench.dry else FEW:
-        x, w, b = (bench.normal(*shape) for shape in ((m, k), (k, n), (n,)))
-        w.copy_to_device(w.copy_to_host() / np.sqrt(k).astype("float32"))
-        out = bench.poisoned(m, n)
-
-        def ours(split_k, x=x, w=w, b=b, out=out):
-            nd.cuda.dense(x, w, b, "sigmoid", out=out, split_k=split_k)
-
-        ours("auto")
-        error = checked(out, *reference(bench, x, w, b, "sigmoid"), features=k)
-        engines = {"ours": lambda ours=ours: ours("auto"), "in order": lambda ours=ours: ours(1)}
-        facts = {"flops": 2 * m * k * n, "bytes": 4 * (m * k + k * n + n + m * n)}
-        bench.record("few", f"{m}, {k}, {n} float32", engines | peers_dense(bench, x, w, b), error, **facts)
-
-
 def reference(bench, x, w, b, name):
     """Return some rows of the result in float64, and which they are."""
     m = x.shape[0]
@@ -327,43 +311,74 @@ def host(bench):
         bench.record("host", f"8-32-32-2, {m} rows", {"ours": lambda x=x, out=out: on_device(x, out)}, error, **facts)
 
 
-def warp_kernel(forward, rows):
-    """Return the kernel whose warps take `rows` rows at once through a network."""
+def stepping(bench):
+    """A network that every thread of a user's kernel steps, its state in registers: against graphs of the peer's."""
+    rows, steps = (5, 3) if bench.dry else (100_000, 1000)
+    layers = [(8, 32), (32, 32), (32, 2)]
+    normal = bench.rng.standard_normal
+    net = nd.Sequential(
+        [nd.Dense(normal(s, np.float32) / s[0] ** 0.5, normal(s[1], np.float32), "tanh") for s in layers]
+    )
+    forward = nd.cuda.forward_of(32, ["tanh"])
+    decay, gain = np.float32(0.9), np.float32(0.1)
 
     @cuda.jit
-    def kernel(program, x, out):
-        i = cuda.grid(1) // 32 * rows
-        if i < x.shape[0]:
-            forward(program, x[i : i + rows], out[i : i + rows])
+    def roll_out(program, begin, end, steps):
+        i = cuda.grid(1)
+        if i < begin.shape[0]:
+            state, force = cuda.local.array(8, float32), cuda.local.array(2, float32)
+            for p in range(8):
+                state[p] = begin[i, p]
+            for _ in range(steps):
+                forward(program, state, force)
+                for p in range(8):
+                    state[p] = decay * state[p] + gain * force[p % 2]
+            for p in range(8):
+                end[i, p] = state[p]
 
-    return kernel
+    program, begin, end = nd.cuda.program(net, activations=["tanh"]), bench.normal(rows, 8), bench.poisoned(rows, 8)
+    threads = 4 if bench.dry else 128
+    launch = roll_out[-(-rows // threads), threads]
+    launch(program, begin, end, steps)
+    few = np.unique(np.r_[0, rows - 1, bench.rng.integers(0, rows, 30)])
+    expected, in_float64 = begin.copy_to_host()[few].astype(np.float64), net.astype("float64")
+    for _ in range(steps):
+        expected = 0.9 * expected + 0.1 * np.tile(in_float64(expected), 4)
+    error = checked(end, expected, few, features=100 * 1024)  # each step begins with the error of the last
+    engines = {"ours": lambda: launch(program, begin, end, steps)}
+    if "torch" in bench.peers:
+        engines["torch, a graph"] = graph_of_steps(bench, net, begin, steps)
+    flops = 2 * rows * steps * sum(k * n for k, n in layers)
+    bench.record("stepping", f"8-32-32-2, {rows} threads, {steps} steps", engines, error, flops=flops)
 
 
-def warp(bench):
-    """A wide network inside a kernel, some rows a warp, against the same network layer by layer."""
-    widths, m = ((5, 9, 3), 3) if bench.dry else ((64, 256, 256, 8), 2**16)
-    layers = [
-        nd.Dense(bench.rng.standard_normal((k, n), np.float32) / np.float32(k) ** 0.5, None, "relu")
-        for k, n in itertools.pairwise(widths)
-    ]
-    net, threads = nd.Sequential(layers), 32 if bench.dry else 128
-    on_device, program = net.to("cuda"), nd.cuda.program(net, activations=["relu"], warp=True)
-    x, out = bench.normal(m, widths[0]), bench.poisoned(m, widths[-1])
-    expected = net.astype("float64")(x.copy_to_host().astype(np.float64))
-    for rows in (2,) if bench.dry else (2, 4):
-        forward = nd.cuda.forward_warp_of(256, ["relu"], rows=rows)
+def graph_of_steps(bench, net, begin, steps, in_graph=100):
+    """Return the call that replays a CUDA graph of some of the peer's steps until all are done."""
+    torch = bench.peers["torch"]
+    weights = [(torch.tensor(layer.w, device="cuda"), torch.tensor(layer.b, device="cuda")) for layer in net.layers]
+    state = torch.as_tensor(begin, device="cuda").clone()
 
-        kernel, blocks = warp_kernel(forward, rows), -(-m // (rows * threads // 32))
+    def step():
+        a = state
+        for w, b in weights:
+            a = torch.tanh(torch.addmm(b, a, w))
+        state.mul_(0.9).add_(a.repeat(1, 4), alpha=0.1)
 
-        def ours(kernel=kernel, blocks=blocks):
-            kernel[blocks, threads](program, x, out)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(in_graph):
+            step()
 
-        out.copy_to_device(bench.poisoned(m, widths[-1]))
-        ours()
-        error = checked(out, expected)
-        flops = 2 * m * sum(k * n for k, n in itertools.pairwise(widths))
-        engines = {"ours": ours, "layer by layer": lambda: on_device(x, out)}
-        bench.record("warp", f"{'-'.join(map(str, widths))}, {rows} of {m} rows a warp", engines, error, flops=flops)
+    def replay():
+        for _ in range(steps // in_graph):
+            graph.replay()
+
+    return replay
 
 
 def machine(bench):
@@ -392,7 +407,10 @@ def main():
         parser.error("the simulator is not a device: pass --dry-run")
     bench = Bench(arguments.dry_run, arguments.budget)
     begin, failures = time.monotonic(), {}
-    for section in (peak, dense, few, elementwise, every_tile, warp, host):
+    for section in (
+        *(peak, dense, gpu_warp.few, gpu_hopper.hopper, elementwise, every_tile),
+        *(host, stepping, gpu_warp.warp),
+    ):
         try:
             section(bench)
         except Exception as error:  # the others may still tell something: a device is not often at hand

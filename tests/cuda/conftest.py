@@ -86,7 +86,7 @@ def to_host(gpu):
 
 @pytest.fixture(scope="session")
 def compile_ptx():
-    """A function that compiles a Python kernel for array types given as (dtype, dimensions), on no GPU."""
+    """A function that compiles a Python kernel on no GPU; its types are (dtype, dimensions) of arrays, or dtypes."""
     if device.simulated():
         absent("ptx", "the simulator compiles nothing")
     if importlib.util.find_spec("numba_cuda") is None:
@@ -94,7 +94,10 @@ def compile_ptx():
     from numba import cuda, from_dtype, types
 
     def compiled(kernel, *arrays, capability=CAPABILITY, **options):
-        signature = tuple(types.Array(from_dtype(np.dtype(dtype)), ndim, "C") for dtype, ndim in arrays)
+        signature = tuple(
+            types.Array(from_dtype(np.dtype(kind[0])), kind[1], "C") if isinstance(kind, tuple) else from_dtype(kind)
+            for kind in arrays
+        )
         return cuda.compile_ptx(kernel, signature, cc=capability, **options)[0]
 
     def nothing(x):

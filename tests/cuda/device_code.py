@@ -16,7 +16,8 @@ from device_needs import absent
 class Code:
     """A kernel as assembled: its registers and bytes of memory a thread or block, and its instructions in order.
 
-    `loops` are the instructions between each backward branch and its target, nested ones twice.
+    `loops` are the instructions between each backward branch and its target, nested ones twice; `said` is what the
+    assembler had to say.
     """
 
     registers: int
@@ -24,6 +25,7 @@ class Code:
     shared: int
     instructions: tuple[str, ...]
     loops: tuple[tuple[str, ...], ...]
+    said: str
 
     def step(self, multiply: str, products: int) -> Counter:
         """Return how often each instruction is issued in a step of the loop that copies and multiplies.
@@ -78,6 +80,7 @@ def assemble(ptx, folder):
         sum(int(size) for sizes in stack for size in sizes),
         int(shared[1]) if shared else 0,
         *_read(sass),
+        done.stderr,
     )
 
 
@@ -86,7 +89,7 @@ def _read(sass):
     for line in sass.splitlines():
         if label := re.match(r"(\.L_x_\d+):", line):
             labels[label[1]] = len(names)
-        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)", line):
+        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.x]*)(.*)", line):
             name, operands = found.groups()
             if _head(name) == "BRA" and (target := re.search(r"\.L_x_\d+", operands)):
                 branches.append((len(names), target[0]))

@@ -8,12 +8,12 @@ import numpy as np
 from numba import cuda
 
 from numbadense import activations, scalar_math
+from numbadense._engine.cuda import dynamic, hopper, narrowing, quick, simt, split, tiles, words
 from numbadense._engine.cuda import elementwise as elementwise_module
 from numbadense._engine.cuda import few as few_module
 from numbadense._engine.cuda import forward as forward_module
 from numbadense._engine.cuda import forward_warp as forward_warp_module
 from numbadense._engine.cuda import rowwise as rowwise_module
-from numbadense._engine.cuda import simt, split, tiles, words
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.program import FOUR, code_of
 
@@ -49,6 +49,15 @@ def scalar(activation):
     if simulated():
         return activation.function
     return _device(scalar_math.bind(activation.function, _vocabulary()))
+
+
+@functools.cache
+def quick_scalar(activation):
+    """Return an activation of one number in float32 as a device function in few instructions: see `quick`."""
+    jit = (lambda function: function) if simulated() else _device
+    found = quick.vocabulary(jit, hopper.primitives.power_of_two, hopper.primitives.reciprocal)
+    others = dict.fromkeys(found) if simulated() else _vocabulary()
+    return jit(scalar_math.bind(activation.function, others | found))
 
 
 def _kernel(function, threads, resident):
@@ -101,6 +110,33 @@ def few(activation, dtype: np.dtype, rows: int, across: int, in_chunks: tuple[bo
 def gather(activation):
     """Return the kernel ``gather(sums, b, out)`` that adds the parts."""
     return cuda.jit(few_module.make_gather(_epilogue(activation)))
+
+
+@functools.cache
+def hopper_dense(activation, tile: hopper.Tile, precision: str, half: bool, in_fours: bool):
+    """Return Hopper's dense kernel ``dense(x_map, w_map, b, out, k)``; `half` says that out has 16 bits."""
+    fused = activations.REGISTRY["identity"] if activation.rowwise else activation
+    narrow = hopper.primitives.make_narrow(precision) if half else None
+    kernel = hopper.make_dense(tile, precision, narrow, quick_scalar(fused), _inlined, in_fours)
+    return _kernel(kernel, tile.size, 1)
+
+
+def _narrow(precision):
+    if precision == "tf32":  # the copy of boxes rounds it
+        return np.dtype(np.float32).type, _inlined(hopper.keep)
+    return np.dtype(np.uint16).type, hopper.primitives.make_narrow(precision)
+
+
+@functools.cache
+def narrow_rows(precision: str, in_chunks: bool):
+    """Return the kernel ``rows(x, out)`` that narrows and pads rows."""
+    return cuda.jit(narrowing.make_rows(*_narrow(precision), _inlined, in_chunks))
+
+
+@functools.cache
+def narrow_columns(precision: str):
+    """Return the kernel ``columns(w, out)`` that narrows, transposes and pads weights."""
+    return cuda.jit(narrowing.make_columns(*_narrow(precision), _inlined))
 
 
 @functools.cache
@@ -169,6 +205,8 @@ def launch(kernel, blocks, threads, stream, *arguments, shared: int = 0) -> None
         warnings.filterwarnings("ignore", "Grid size .* low occupancy")
         if simulated():
             warnings.simplefilter("ignore", RuntimeWarning)
+        else:
+            dynamic.allow(kernel, arguments, shared)
         kernel[blocks, threads, stream, shared](*arguments)
 
 

@@ -1,0 +1,93 @@
+"""The section of `gpu.py` for Hopper's tensor cores: layers of 16-bit numbers beside torch's, and each tile."""
+
+import functools
+import sys
+
+import numpy as np
+from numba import cuda
+
+import numbadense as nd
+from numbadense._engine.cuda import device, hopper_step
+
+SHAPES = [(8192, 8192, 8192), (65536, 1024, 1024)]
+ALLOWED = {"bf16": 1e-2, "fp16": 1e-2, "tf32": 1e-3}  # relative Frobenius error against float64
+CYCLES = 512  # of the tensor cores of a multiprocessor: 128 x 128 products of 64 features in 16 bits
+EPILOGUE = 24  # instructions an output for gelu, counted in the assembly; a warp a scheduler issues one a cycle at best
+
+
+def hopper(bench):
+    """Gelu layers on wgmma: bf16 in and out, the others too, and what narrowing costs."""
+    capability = None if device.simulated() else tuple(cuda.get_current_device().compute_capability)
+    if not hopper_step.supported(8192, 8192, 8192, "bf16", capability):
+        bench.absent["hopper"] = f"the device has compute capability {capability}"
+        return
+    if bench.dry:
+        sys.setswitchinterval(2e-5)  # the simulator's threads wait for each other
+    tiles = [hopper_step.choose(0), hopper_step.choose(hopper_step.DEEP)]
+    for m, k, n in [(9, 70, 20)] if bench.dry else SHAPES:
+        x, w, b = (bench.normal(*shape) for shape in ((m, k), (k, n), (n,)))
+        w.copy_to_device(w.copy_to_host() / np.sqrt(np.float32(k)))
+        for precision in ALLOWED:
+            layer = hopper_step.pack(w, b, "gelu", precision, 0)
+            narrow = hopper_step.narrowed(x, precision, 0)
+            half = precision != "tf32"
+            for tile in tiles if precision == "bf16" else [hopper_step.choose(k)]:
+                out = cuda.to_device(np.full((m, n), 0xFFFF, np.uint16)) if half else bench.poisoned(m, n)
+                layer.multiply(narrow, out, 0, tile)
+                error = checked(bench, out, x, w, b, precision)
+                call = functools.partial(layer.multiply, narrow, out, 0, tile)
+                engines = {"ours": call} | (peers(bench, x, w, b, precision) if half else {})
+                how = "in turns" if tile.apart else "together"
+                facts = {"flops": 2 * m * k * n, "predicted": predicted(k, tile, precision)}
+                bench.record("hopper", f"gelu {m}, {k}, {n} {precision}, {how}", engines, error, **facts)
+        narrowing = {"ours": lambda x=x: hopper_step.narrowed(x, "bf16", 0)}
+        bench.record("hopper", f"float32 to bf16, {m} x {k}", narrowing, 0.0, bytes=6 * m * k)
+
+
+def checked(bench, out, x, w, b, precision):
+    """Return the relative error of some rows, of which no number may be missing; fail if it is too large."""
+    host, m = out.copy_to_host(), x.shape[0]
+    if precision == "bf16":
+        host = (host.astype(np.uint32) << 16).view(np.float32)
+    elif precision == "fp16":
+        host = host.view(np.float16)
+    assert not np.isnan(host).any(), "some outputs were not written"
+    rows = np.unique(np.r_[0, m - 1, bench.rng.integers(0, m, 30)])
+    x, w, b = (array.copy_to_host().astype(np.float64) for array in (x, w, b))
+    exact = nd.gelu(x[rows] @ w + b)
+    error = float(np.linalg.norm(host[rows] - exact) / np.linalg.norm(exact))
+    assert error <= ALLOWED[precision], f"relative error {error}, and {ALLOWED[precision]} is allowed"
+    return error
+
+
+def predicted(k, tile, precision):
+    """Return the share of the tensor cores' peak that the kernel could have if all else were hidden: not measured."""
+    multiplying = CYCLES * -(-k // 64) * (2 if precision == "tf32" else 1)
+    applying = EPILOGUE * 128
+    if tile.apart:  # for each 128 x 128 outputs: one warpgroup multiplies while the other applies
+        return multiplying / max(multiplying, (multiplying + applying) / 2)
+    return multiplying / (multiplying + applying)  # both multiply, and both apply
+
+
+def peers(bench, x, w, b, precision):
+    """Return torch's calls on the same numbers, rounded to the same 16 bits."""
+    if "torch" not in bench.peers:
+        return {}
+    torch = bench.peers["torch"]
+    kind = torch.bfloat16 if precision == "bf16" else torch.float16
+    tx, tw, tb = (torch.as_tensor(array, device="cuda").to(kind) for array in (x, w.copy_to_host().T.copy(), b))
+
+    def layer(tx, tw, tb):
+        return torch.nn.functional.gelu(torch.nn.functional.linear(tx, tw, tb))
+
+    engines = {
+        "torch": lambda: layer(tx, tw, tb),
+        "torch, product alone": lambda: torch.matmul(tx, tw.T),
+    }
+    try:
+        compiled = torch.compile(layer)
+        compiled(tx, tw, tb)
+        engines["torch.compile"] = lambda: compiled(tx, tw, tb)
+    except Exception as error:  # it needs a C compiler, among other things
+        bench.absent["torch.compile"] = f"{type(error).__name__}: {error}"[:200]
+    return engines

@@ -1,0 +1,168 @@
+"""Hopper's dense kernel once assembled: nothing spilled or serialized, copies of boxes, shapes of multiplications."""
+
+import re
+import types
+
+import numpy as np
+import pytest
+from device_code import assemble
+
+from numbadense.activations import REGISTRY
+from numbadense.errors import DeviceError
+
+HOPPER = (9, 0, "a")
+CASES = [
+    (place, precision, half, in_fours, name)
+    for place in ("APART", "TOGETHER")
+    for precision, half, in_fours, name in (
+        ("bf16", True, True, "gelu"),
+        ("bf16", False, True, "identity"),
+        ("fp16", False, False, "sigmoid"),
+        ("tf32", False, True, "tanh"),
+    )
+]
+
+
+@pytest.fixture(scope="session")
+def hopper_code(compile_ptx, tmp_path_factory):
+    """A function that returns the tile, the PTX and the code of a kernel; each is compiled once."""
+    from numbadense._engine.cuda import compile as compiler
+    from numbadense._engine.cuda import hopper_step
+
+    held = {}
+
+    def compiled(place, precision, half, in_fours, name):
+        key = place, precision, half, in_fours, name
+        if key not in held:
+            tile = getattr(hopper_step, place)
+            kernel = compiler.hopper_dense(REGISTRY[name], tile, precision, half, in_fours).py_func
+            out = "uint16" if half else "float32"
+            arrays = ("uint64", 1), ("uint64", 1), ("float32", 1), (out, 2)
+            ptx = compile_ptx(kernel, *arrays, np.dtype("int64"), capability=HOPPER, launch_bounds=(tile.size, 1))
+            held[key] = tile, ptx, assemble(ptx, tmp_path_factory.mktemp("hopper"))
+        return held[key]
+
+    return compiled
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_nothing_is_spilled_or_serialized_and_registers_change_hands(hopper_code, case):
+    tile, ptx, code = hopper_code(*case)
+    assert ".target sm_90a" in ptx and ".f64" not in ptx
+    # The assembler says so, by a number from C7508 to C7519, where it waits after each multiplication by itself.
+    assert not re.search(r"C75\d\d|serialized|setmaxnreg|[Ww]arning", code.said), code.said
+    assert code.local == 0 and not any(name.startswith(("LDL", "STL")) for name in code.instructions)
+    assert code.registers == 65536 // tile.size // 8 * 8
+    assert {"USETMAXREG.DEALLOC.CTAPOOL", "USETMAXREG.TRY_ALLOC.CTAPOOL"} <= set(code.instructions)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_boxes_are_copied_by_hardware_and_multiplied_by_warpgroups(hopper_code, case):
+    tile, _, code = hopper_code(*case)
+    _, precision, half, in_fours, _ = case
+    depth, kind = {"bf16": (16, "F32.BF16"), "fp16": (16, "F32"), "tf32": (8, "F32.TF32")}[precision]
+    multiplications = [name for name in code.instructions if name.startswith("HGMMA")]
+    assert set(multiplications) == {f"HGMMA.64x{tile.columns}x{depth}.{kind}"}
+    assert len(multiplications) % (4 * tile.high) == 0
+    assert "UTMALDG.2D" in code.instructions
+    assert not any(name.startswith("LDGSTS") for name in code.instructions)
+    assert "LDS.128" in code.instructions and "STS.64" in code.instructions
+    stores = {name for name in code.instructions if name.startswith("STG")}
+    assert stores == {("STG.E.64" if half else "STG.E.128") if in_fours else "STG.E"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_loop_over_features_does_little_but_multiply(hopper_code, case):
+    """A step of a large tile takes its multiplications 1024 cycles, of one in turns 512, of each scheduler."""
+    tile, _, code = hopper_code(*case)
+    loops = [loop for loop in code.loops if any(name.startswith("HGMMA") for name in loop)]
+    inner = min(loops, key=len)
+    multiplications = sum(name.startswith("HGMMA") for name in inner)
+    steps = multiplications // (4 * tile.high)
+    assert multiplications == steps * 4 * tile.high > 0
+    assert len(inner) <= 160 * steps
+    assert sum(name == "WARPGROUP.DEPBAR.LE" for name in inner) == steps
+
+
+@pytest.mark.parametrize("place", ["APART", "TOGETHER"])
+def test_gelu_is_applied_to_four_numbers_at_a_time_without_a_branch(hopper_code, place):
+    _, _, code = hopper_code(place, "bf16", True, True, "gelu")
+    names = code.instructions
+    begin = names.index("LDS.128")
+    part = names[begin : names.index("STG.E.64", begin)]
+    assert [name for name in part if name.startswith("MUFU")].count("MUFU.EX2") == 4
+    assert not any(name.startswith(("BSSY", "CALL")) for name in part) and len(part) <= 100
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_narrowing_reads_and_writes_16_bytes_at_a_time(compile_ptx, tmp_path, precision):
+    from numbadense._engine.cuda import compile as compiler
+
+    kernel = compiler.narrow_rows(precision, True).py_func
+    code = assemble(compile_ptx(kernel, ("float32", 2), ("uint16", 2), capability=HOPPER), tmp_path)
+    assert code.local == 0 and code.registers <= 64
+    assert {"LDG.E.128", "STG.E.128"} <= set(code.instructions)
+    assert any(name.startswith("F2FP") for name in code.instructions)
+
+
+def test_a_launch_on_hopper_compiles_for_what_only_hopper_has(compile_ptx, monkeypatch):
+    from numba.cuda import codegen
+
+    context = types.SimpleNamespace(device=types.SimpleNamespace(compute_capability=(9, 0)))
+    monkeypatch.setattr(codegen.devices, "get_context", lambda: context)
+    assert codegen.CUDACodeLibrary._ensure_cc(None, None) == HOPPER
+
+
+@pytest.fixture
+def asked(compile_ptx, monkeypatch):
+    """A kernel that is never compiled, and what the driver is asked to give it."""
+    from numba.cuda.cudadrv import driver as module
+
+    from numbadense._engine.cuda import dynamic
+
+    asked = types.SimpleNamespace(calls=[], error=None)
+
+    def attribute(*given):
+        asked.calls.append(given)
+        if asked.error:
+            raise asked.error
+
+    device = types.SimpleNamespace(id=3)
+    function = types.SimpleNamespace(handle=12345, device=device, name="dense")
+    library = types.SimpleNamespace(get_cufunc=lambda: function)
+    compiled = types.SimpleNamespace(library=library)
+    asked.kernel = types.SimpleNamespace(_compile_for_args=lambda *arguments: compiled)
+    monkeypatch.setattr(module, "driver", types.SimpleNamespace(cuKernelSetAttribute=attribute))
+    monkeypatch.setattr(dynamic, "_allowed", set())
+    return asked
+
+
+def test_the_driver_is_asked_once_for_more_shared_memory(asked):
+    from cuda.bindings.driver import CUfunction_attribute
+
+    from numbadense._engine.cuda import dynamic
+
+    for size in (1024, 200 * 1024, 200 * 1024):
+        dynamic.allow(asked.kernel, (), size)
+    attribute = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    assert asked.calls == [(attribute, 200 * 1024, 12345, 3)]
+
+
+def test_what_the_driver_refuses_is_a_device_error(asked):
+    from numba.cuda.cudadrv.driver import CudaAPIError
+
+    from numbadense._engine.cuda import dynamic
+
+    asked.error = CudaAPIError(1, "Call to cuKernelSetAttribute results in CUDA_ERROR_INVALID_VALUE")
+    with pytest.raises(DeviceError, match="does not give a block the 300000 bytes of shared memory that dense needs"):
+        dynamic.allow(asked.kernel, (), 300_000)
+
+
+def test_what_numba_has_of_a_compiled_kernel_is_what_is_used_of_it(compile_ptx):
+    """Names of numba-cuda that only a device would try."""
+    from numba.cuda.cudadrv import driver
+    from numba.cuda.dispatcher import CUDADispatcher, _Kernel
+
+    assert callable(CUDADispatcher._compile_for_args) and isinstance(_Kernel.library, property)
+    assert {"handle", "name"} <= set(driver.CudaPythonFunction.__slots__)
+    assert isinstance(driver.CudaPythonFunction.device, property)
