@@ -11,7 +11,6 @@ reports no times: it shows that the script works, before there is a device.
 
 import argparse
 import importlib.metadata
-import itertools
 import json
 import statistics
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 import gpu_fused
 import gpu_hopper
 import gpu_launch
+import gpu_warp
 import harness
 import numpy as np
 from numba import cuda, float32
@@ -193,23 +193,6 @@ def dense(bench):
             engines |= peers_dense(bench, x, w, b)
             facts = {"flops": 2 * m * k * n, "tile": tile_of(m, n, dtype)}
             bench.record("dense", f"{m}, {k}, {n} {dtype}", engines, error, **facts)
-
-
-def few(bench):
-    """Few rows: the sums in order, as everywhere else, and split into parts."""
-    for m, k, n in [(2, 40, 9), (9, 40, 9)] if bench.dry else FEW:
-        x, w, b = (bench.normal(*shape) for shape in ((m, k), (k, n), (n,)))
-        w.copy_to_device(w.copy_to_host() / np.sqrt(k).astype("float32"))
-        out = bench.poisoned(m, n)
-
-        def ours(split_k, x=x, w=w, b=b, out=out):
-            nd.cuda.dense(x, w, b, "sigmoid", out=out, split_k=split_k)
-
-        ours("auto")
-        error = checked(out, *reference(bench, x, w, b, "sigmoid"), features=k)
-        engines = {"ours": lambda ours=ours: ours("auto"), "in order": lambda ours=ours: ours(1)}
-        facts = {"flops": 2 * m * k * n, "bytes": 4 * (m * k + k * n + n + m * n)}
-        bench.record("few", f"{m}, {k}, {n} float32", engines | peers_dense(bench, x, w, b), error, **facts)
 
 
 def reference(bench, x, w, b, name):
@@ -390,45 +373,6 @@ def graph_of_steps(bench, net, begin, steps, in_graph=100):
     return replay
 
 
-def warp_kernel(forward, rows):
-    """Return the kernel whose warps take `rows` rows at once through a network."""
-
-    @cuda.jit
-    def kernel(program, x, out):
-        i = cuda.grid(1) // 32 * rows
-        if i < x.shape[0]:
-            forward(program, x[i : i + rows], out[i : i + rows])
-
-    return kernel
-
-
-def warp(bench):
-    """A wide network inside a kernel, some rows a warp, against the same network layer by layer."""
-    widths, m = ((5, 9, 3), 3) if bench.dry else ((64, 256, 256, 8), 2**16)
-    layers = [
-        nd.Dense(bench.rng.standard_normal((k, n), np.float32) / np.float32(k) ** 0.5, None, "relu")
-        for k, n in itertools.pairwise(widths)
-    ]
-    net, threads = nd.Sequential(layers), 32 if bench.dry else 128
-    on_device, program = net.to("cuda"), nd.cuda.program(net, activations=["relu"], warp=True)
-    x, out = bench.normal(m, widths[0]), bench.poisoned(m, widths[-1])
-    expected = net.astype("float64")(x.copy_to_host().astype(np.float64))
-    for rows in (2,) if bench.dry else (2, 4):
-        forward = nd.cuda.forward_warp_of(256, ["relu"], rows=rows)
-
-        kernel, blocks = warp_kernel(forward, rows), -(-m // (rows * threads // 32))
-
-        def ours(kernel=kernel, blocks=blocks):
-            kernel[blocks, threads](program, x, out)
-
-        out.copy_to_device(bench.poisoned(m, widths[-1]))
-        ours()
-        error = checked(out, expected)
-        flops = 2 * m * sum(k * n for k, n in itertools.pairwise(widths))
-        engines = {"ours": ours, "layer by layer": lambda: on_device(x, out)}
-        bench.record("warp", f"{'-'.join(map(str, widths))}, {rows} of {m} rows a warp", engines, error, flops=flops)
-
-
 def machine(bench):
     """Return what the numbers were measured on."""
     found = harness.machine()
@@ -455,8 +399,10 @@ def main():
         parser.error("the simulator is not a device: pass --dry-run")
     bench = Bench(arguments.dry_run, arguments.budget)
     begin, failures = time.monotonic(), {}
-    sections = peak, dense, few, gpu_hopper.hopper, gpu_fused.fused, elementwise, every_tile, warp, host, rows, stepping
-    for section in sections:
+    for section in (
+        *(peak, dense, gpu_warp.few, gpu_hopper.hopper, gpu_fused.fused, elementwise, every_tile),
+        *(gpu_warp.warp, host, rows, stepping),
+    ):
         try:
             section(bench)
         except Exception as error:  # the others may still tell something: a device is not often at hand

@@ -93,10 +93,16 @@ def test_a_row_is_the_same_in_every_batch_and_an_activation_is_applied_once(gpu,
 def test_one_part_is_the_order_of_the_cpu_and_the_default(gpu, launches):
     x, w, b = operands(3, 21, 5, "float32")
     plain = nd.cuda.dense(x, w, b)
-    count = len(launches)
-    for split in (1, True + 0):
-        np.testing.assert_array_equal(nd.cuda.dense(x, w, b, split_k=split), plain)
-    assert len(launches) == 3 * count and all(isinstance(blocks, int) for blocks, _ in launches)
+    np.testing.assert_array_equal(nd.cuda.dense(x, w, b, split_k=1), plain)
+    assert launches[0] == launches[1] and len(launches) == 2
+
+
+def test_wide_outputs_get_wider_blocks_and_the_same_bits(gpu, launches):
+    for n, chunks in ((8, 4), (68, 8)):
+        assert across(n, 4, 2) == chunks
+        x, w, b = operands(1, 9, n, "float32")
+        np.testing.assert_array_equal(nd.cuda.dense(x, w, b, split_k=2), in_parts(x, w, b, 2))
+    assert launches == [(1, 8), (3, 16)]
 
 
 def test_zeros_keep_their_sign_and_no_features_give_the_bias(gpu, dtype):
