@@ -23,8 +23,8 @@ def known_precision(precision: str | None) -> str | None:
     """Return `precision` if there is such a one, None among them."""
     if precision is not None and precision not in PRECISIONS:
         raise OptionError(
-            f"precision is {precision!r} but must be one of {', '.join(map(repr, PRECISIONS))}, or None for that of the "
-            "weights."
+            f"precision is {precision!r} but must be one of {', '.join(map(repr, PRECISIONS))}, or None for that of "
+            "the weights."
         )
     return precision
 

@@ -67,8 +67,12 @@ class DevicePopulation:
             If the networks are wider than one launch has room for.
         """
         engine = device.engine()
-        networks = engine.of_population(population.weights, population.biases, population.activations, population.dtype)
-        return cls(networks, repr(population).removeprefix("Population"))
+        dtype = population.dtype if known_precision(precision) is None else np.dtype(np.float32)
+        parts = population.weights, population.biases, population.activations
+        text = repr(population).removeprefix("Population")
+        if precision is not None:
+            text = f"{text.rpartition(', ')[0]}, {precision})"
+        return cls(engine.of_population(*parts, dtype, precision), text)
 
     @property
     def n_in(self) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 KB = 1024
+COPY = 16  # rows that take as long as a copy of the weights: 128 multiply-adds and 32 bytes from the cache, each cycle
 RESERVED = 1 * KB  # bytes of shared memory that a block takes besides its own
 
 
@@ -105,25 +106,25 @@ TABLE = {
     },
     (8, 0): {
         4: (
-            FusedTile(16, (8, 8), 4, 3, 0.9),
-            FusedTile(16, (8, 8), 1, 12, 0.9),
+            FusedTile(16, (8, 8), 4, 3, 0.91),
+            FusedTile(16, (8, 8), 1, 12, 0.91),
             FusedTile(16, (1, 4), 4, 4, 0.57),
             FusedTile(32, (8, 8), 4, 3, 0.91),
             FusedTile(32, (8, 8), 1, 12, 0.91),
-            FusedTile(32, (2, 4), 1, 16, 0.6),
+            FusedTile(32, (2, 4), 1, 16, 0.71),
             FusedTile(64, (16, 8), 4, 2, 0.94),
             FusedTile(64, (8, 8), 1, 12, 0.91),
             FusedTile(64, (1, 4), 4, 4, 0.57),
             FusedTile(128, (16, 8), 4, 2, 0.94),
             FusedTile(128, (1, 4), 8, 2, 0.57),
             FusedTile(256, (16, 8), 4, 2, 0.94, depth=16),
-            FusedTile(256, (1, 8), 8, 2, 0.6, depth=16),
+            FusedTile(256, (1, 8), 8, 2, 0.64, depth=16),
         ),
         8: (
-            FusedTile(16, (4, 4), 4, 3, 0.6, depth=16),
-            FusedTile(32, (4, 4), 4, 3, 0.6, depth=16),
-            FusedTile(64, (4, 4), 4, 3, 0.6, depth=16),
-            FusedTile(128, (4, 4), 4, 3, 0.6, depth=16),
+            FusedTile(16, (4, 4), 4, 3, 0.68, depth=16),
+            FusedTile(32, (4, 4), 4, 3, 0.68, depth=16),
+            FusedTile(64, (4, 4), 4, 3, 0.68, depth=16),
+            FusedTile(128, (4, 4), 4, 3, 0.68, depth=16),
         ),
     },
 }
@@ -198,9 +199,16 @@ def has_to_stream(tile, resident: int, available: int) -> bool:
     return (resident + RESERVED) * tile.resident > available
 
 
+def blocks_for_each(tile, m: int, networks: int, multiprocessors: int) -> int:
+    """Return how many blocks there are for each network: no more than fit the device, but one at least."""
+    return max(1, min(blocks(tile, m), multiprocessors * tile.resident // networks))
+
+
 def cost(tile, m: int, networks: int, multiprocessors: int) -> float:
-    """Return what the busiest multiprocessor does for a feature and an output of each row, of absent rows too."""
-    return -(-blocks(tile, m) * networks // multiprocessors) * tile.block_rows / tile.share
+    """Return what the busiest multiprocessor does, in rows: those that are not there too, and the copies of weights."""
+    turns = -(-blocks(tile, m) * networks // multiprocessors)
+    copies = -(-blocks_for_each(tile, m, networks, multiprocessors) * networks // multiprocessors)
+    return turns * tile.block_rows / tile.share + copies * COPY
 
 
 def choose(tiles: tuple, m: int, networks: int, multiprocessors: int):

@@ -6,7 +6,7 @@
             b[0] b[1] ... 0 0                 float32, as many as the kernel is wide
             weights                           for each 16 features, for each 16 outputs, for each lane: 4 words
 
-    word w of lane 4 g + t has, of these 16 by 16, the features 4 t + 2 (w % 2) and the one after it, in its low and high
+    word w of lane 4 g + t has, of these 16 by 16, the features 4 t + 2 (w % 2) and the next, in its low and its high
     half, and the output 4 (g // 2) + 2 (w // 2) + g % 2
 
 That is in the order of fragments, as `fused_tensor` draws it: two products of 8 outputs each, both with features 4 t to

@@ -68,7 +68,7 @@ class Whole:
         if layout not in self._programs:
             self._programs[layout] = self.program(*layout)
         kernel = self.kernel(tile, streams, (memory.in_chunks(x), memory.in_chunks(out)))
-        per = max(1, min(fused_tiles.blocks(tile, m), processors * tile.resident // self.networks))
+        per = fused_tiles.blocks_for_each(tile, m, self.networks, processors)
         arguments = self._programs[layout], x, out, m, per, shares
         compiler.launch(kernel, per * self.networks, tile.size, stream, *arguments, shared=shared)
 
