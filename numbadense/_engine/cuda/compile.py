@@ -17,8 +17,6 @@ from numbadense._engine.cuda import rowwise as rowwise_module
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.program import FOUR, code_of
 
-SHARED_BY_DEFAULT = 48 * 1024  # bytes of shared memory that a block may have without being allowed more
-
 
 @functools.cache
 def target() -> tiles.Target:
@@ -187,29 +185,11 @@ def _load_four(array, index):
     return tuple(array[j] for j in range(index, index + FOUR))
 
 
-_allowed: dict = {}
-
-
-def _allow_shared(kernel, types, shared: int) -> None:
-    """Compile a kernel and let its blocks have so many bytes of dynamic shared memory, which Numba never asks for."""
-    if _allowed.get((kernel, types), 0) >= shared:
-        return
-    from cuda.bindings.driver import CUfunction_attribute
-    from numba.cuda.cudadrv.driver import driver
-
-    function = kernel.compile(types)._codelibrary.get_cufunc()
-    most = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    driver.cuKernelSetAttribute(most, shared, function.handle, function.device.id)
-    _allowed[kernel, types] = shared
-
-
 def launch(kernel, blocks: int, threads, stream, *arguments, shared: int = 0) -> None:
     """Run a kernel with `shared` bytes of dynamic shared memory.
 
     Numba's advice on small grids, and NumPy's on what the simulator computes, are for others.
     """
-    if shared > SHARED_BY_DEFAULT and not simulated():
-        _allow_shared(kernel, tuple(kernel.typeof_pyval(argument) for argument in arguments), shared)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Grid size .* low occupancy")
         if simulated():
