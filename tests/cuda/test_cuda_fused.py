@@ -156,16 +156,18 @@ def test_features_beyond_the_last_add_nothing_not_even_a_zero(dtype, streamed):
     assert (out == 0).all() and np.signbit(out).all()
 
 
-def test_what_is_not_finite_stays_in_its_row(dtype):
+def test_what_is_not_finite_stays_in_its_row_and_padding_makes_none_of_it(dtype):
     tile = TILES[dtype][0]
-    layers = layers_of((3, 5, 3), ("relu", "identity"), dtype)
+    weights, biases, names = layers_of((3, 5, 3), ("relu", "identity"), dtype)
+    weights[0] = np.abs(weights[0])
     x = np.random.default_rng(2).normal(size=(tile.rows + 2, 3)).astype(dtype)
-    finite = run(tile, dtype, layers, x, len(x)).copy()
-    x[1, 0], x[3, 2] = np.nan, np.inf
-    out = run(tile, dtype, layers, x, len(x))
+    finite = run(tile, dtype, (weights, biases, names), x, len(x)).copy()
+    x[1, 0], x[3, 2] = np.nan, -np.inf
+    out = run(tile, dtype, (weights, biases, names), x, len(x))
     others = np.setdiff1d(np.arange(len(x)), [1, 3])
     np.testing.assert_array_equal(out[others], finite[others])
-    assert np.isnan(out[1]).all() and not np.isfinite(out[3]).any()
+    assert np.isnan(out[1]).all()
+    np.testing.assert_array_equal(out[3], biases[1][0])  # relu of minus infinity
 
 
 def network(widths, dtype, names, seed=0):

@@ -126,8 +126,7 @@ def make_fused(tile, mma, pack, jit, elementwise, rowwise, streamed, x_in_chunks
                         for row in range(lane, left, LANES):
                             rowwise(whole, floats[rows_at + row * pitch : rows_at + row * pitch + n])
                         sync_warp()
-                        collect(floats, rows_at, total, g, t)
-                        sync_warp()
+                        collect(floats, rows_at, total, g, t)  # from where this lane stored, and nobody else will
                     if n < width:
                         for part in range(parts):
                             for group in range(groups):
