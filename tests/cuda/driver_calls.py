@@ -11,7 +11,7 @@ import numpy as np
 from numba import cuda
 
 import numbadense as nd
-from numbadense._engine.cuda import borrowed
+from numbadense._engine.cuda import borrowed, whole
 from numbadense._engine.cuda import compile as compiler
 
 warnings.simplefilter("ignore")
@@ -125,10 +125,17 @@ def main():
     """Print what was found."""
     rng = np.random.default_rng(0)
     widths = [(8, 32), (32, 32), (32, 2)]
-    net = nd.Sequential([nd.Dense(rng.standard_normal(shape, np.float32), None, "relu") for shape in widths]).to("cuda")
-    one = nd.Sequential([nd.Dense(rng.standard_normal((8, 2), np.float32), None, "relu")]).to("cuda")
+    network = nd.Sequential([nd.Dense(rng.standard_normal(shape, np.float32), None, "relu") for shape in widths])
+    fused, fits = network.to("cuda"), whole.of_stacked
+    whole.of_stacked = lambda *arguments: None  # layer by layer, as wide networks are
+    net, one = network.to("cuda"), nd.Sequential([nd.Dense(rng.standard_normal((8, 2), np.float32), None, "relu")])
+    one = one.to("cuda")
+    whole.of_stacked = fits
     x, out = cuda.to_device(rng.standard_normal((64, 8), np.float32)), cuda.device_array((64, 2), np.float32)
     found = {"parity": parity(), "opt_in": opt_in()}
+    stub.stub_parameters(30)
+    fused(x, out)
+    found["fused"] = every_call(lambda: fused(x, out)), last(30)["words"][-3:]
     stub.stub_parameters(32)
     one(x, out), net(x, out)
     found["one"] = every_call(lambda: one(x, out))

@@ -69,6 +69,7 @@ def test_much_shared_memory_is_asked_for_once(seen):
 
 def test_a_call_on_ready_arrays_is_one_call_of_the_driver(seen):
     assert seen["one"] == LAUNCH
+    assert seen["fused"] == [LAUNCH, [64, seen["fused"][1][1], 0]]  # rows, blocks, and no other network shares them
     assert seen["three"] == ["cuMemAlloc", *LAUNCH * 3]  # room for what is between the layers, in one piece
 
 

@@ -135,9 +135,9 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
     )
     map_fence, copy_box, descriptor = primitives.map_fence, primitives.copy_box, primitives.descriptor
     store_two, load_four, store_four = primitives.store_two, primitives.load_four, primitives.store_four
-    totals, fours = primitives.local(high * count, primitives.float32), primitives.local(4, primitives.float32)
+    totals, fours = (primitives.make_local(jit, size, primitives.float32) for size in (high * count, 4))
     element = primitives.uint16 if narrow else primitives.float32
-    outputs = primitives.local(4, element)
+    outputs = primitives.make_local(jit, 4, element)
     place = jit(make_place(rows, columns, group_high))
     syncthreads, blocks = primitives.syncthreads, primitives.blocks
     finish = narrow or jit(keep)

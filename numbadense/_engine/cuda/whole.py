@@ -1,5 +1,6 @@
 """Whole networks in one launch: which fit, their programs on the device, and how a call is divided into blocks."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ from numbadense import activations
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import fused_program, fused_tensor, fused_tiles, memory, tensor_program
 from numbadense._engine.cuda.primitives import CHUNK
+
+REMEMBERED = 256  # launches, by rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,6 +64,21 @@ class Whole:
 
     def run_each(self, x, out, m: int, shares: bool, stream) -> None:
         """Fill out, ``(networks * m, n_out)``, from x, which has as many rows, or m if the networks share them."""
+        key = m, memory.address(x) % CHUNK, memory.address(out) % CHUNK
+        planned = self._launches.get(key)
+        if planned is None:
+            if len(self._launches) >= REMEMBERED:
+                self._launches.clear()
+            planned = self._launches[key] = self._plan(x, out, m)
+        kernel, blocks, threads, shared, program, per = planned
+        compiler.launch(kernel, blocks, threads, stream, program, x, out, m, per, int(shares), shared=shared)
+
+    @functools.cached_property
+    def _launches(self) -> dict:
+        return {}  # by rows, and whether x and out begin at a multiple of 16 bytes
+
+    def _plan(self, x, out, m: int) -> tuple:
+        """Return kernel, blocks, threads and shared memory for matrices, the program, blocks a network."""
         processors = compiler.multiprocessors()
         tile = fused_tiles.choose(self.tiles, m, self.networks, processors)
         streams, shared = self.divide(tile)
@@ -69,8 +87,7 @@ class Whole:
             self._programs[layout] = self.program(*layout)
         kernel = self.kernel(tile, streams, (memory.in_chunks(x), memory.in_chunks(out)))
         per = fused_tiles.blocks_for_each(tile, m, self.networks, processors)
-        arguments = self._programs[layout], x, out, m, per, int(shares)
-        compiler.launch(kernel, per * self.networks, tile.size, stream, *arguments, shared=shared)
+        return kernel, per * self.networks, tile.size, shared, self._programs[layout], per
 
     def explain(self, m: int) -> str:
         """Say how the launch of `m` rows for each network is divided."""

@@ -24,8 +24,8 @@ __all__ = [
     "descriptor",
     "float32",
     "load_four",
-    "local",
     "make_dynamic",
+    "make_local",
     "make_multiply",
     "make_multiply_commit",
     "make_multiply_end",
@@ -55,13 +55,13 @@ float32, uint32, uint16 = types.float32, types.uint32, types.uint16
 blocks = special("nctaid.x")
 
 
-def local(size, element):
+def make_local(jit, size, element):
     """Return the function that gives a thread `size` registers."""
 
     def registers():
         return cuda.local.array(size, element)
 
-    return cuda.jit(device=True, inline="always")(registers)
+    return jit(registers)
 
 
 def _assemble(builder, kind, text, constraints, values, together=True):

@@ -45,8 +45,8 @@ __all__ = [
     "descriptor",
     "float32",
     "load_four",
-    "local",
     "make_dynamic",
+    "make_local",
     "make_multiply",
     "make_multiply_commit",
     "make_multiply_end",
@@ -75,7 +75,7 @@ def uint32(number):
     return int(number)
 
 
-def local(size, element):
+def make_local(jit, size, element):
     """Return the function that gives a thread `size` registers, full of NaN."""
     return lambda: np.frombuffer(b"\xff" * (size * np.dtype(element).itemsize), element).copy()
 
