@@ -388,7 +388,7 @@ class Sequential(OverArrays, Differentiable):
 
         io.save(self, path, suffix=".onnx")
 
-    def to(self, device: str) -> DeviceSequential:
+    def to(self, device: str, precision: str | None = None) -> DeviceSequential:
         """Return the network on a CUDA device, its weights uploaded once.
 
         Parameters
@@ -409,7 +409,7 @@ class Sequential(OverArrays, Differentiable):
             raise DeviceError(f"device is {device!r} but must be 'cuda'; the network itself runs on the CPU.")
         from numbadense import cuda
 
-        return cuda.DeviceSequential.from_network(self)
+        return cuda.DeviceSequential.from_network(self, precision)
 
     def summary(self) -> str:
         """Return the layers as a table of text: shapes, activations, parameters.

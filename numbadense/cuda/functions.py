@@ -17,7 +17,16 @@ class DeviceActivationFunction(Protocol):
         """Return the activation of x."""
 
 
-def dense(x: Any, w: Any, b: Any = None, activation: Any = None, *, out: Any = None, stream: Any = 0) -> Any:
+def dense(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    activation: Any = None,
+    *,
+    out: Any = None,
+    stream: Any = 0,
+    precision: str | None = None,
+) -> Any:
     """Forward propagation through one dense layer on a CUDA device: ``activation(x @ w + b)``.
 
     Parameters
@@ -69,7 +78,7 @@ def dense(x: Any, w: Any, b: Any = None, activation: Any = None, *, out: Any = N
     >>> nd.cuda.dense([[200, 17]], [[1, -3, 5], [-2, 4, -6]], [[-1, 1, 2]], "relu")  # doctest: +SKIP
     array([[165.,   0., 900.]])
     """
-    return device.engine().dense(x, w, b, activation, out, stream)
+    return device.engine().dense(x, w, b, activation, out, stream, precision)
 
 
 def over_arrays(entry: activations.Activation) -> DeviceActivationFunction:

@@ -49,7 +49,7 @@ class DeviceSequential:
     dtype: np.dtype[Any]
 
     @classmethod
-    def from_network(cls, network: Sequential) -> DeviceSequential:
+    def from_network(cls, network: Sequential, precision: str | None = None) -> DeviceSequential:
         """Upload the weights of a network.
 
         Parameters
@@ -71,7 +71,7 @@ class DeviceSequential:
         dtype = np.result_type(*(layer.w.dtype for layer in layers))
         widths = (layers[0].w.shape[0], *(layer.w.shape[1] for layer in layers))
         names = tuple(activations.get(layer.activation).name for layer in layers)
-        return cls(engine.of_network(layers, dtype), widths, names, dtype)
+        return cls(engine.of_network(layers, dtype, precision), widths, names, dtype)
 
     @property
     def n_in(self) -> int:

@@ -7,10 +7,11 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import memory, whole
+from numbadense._engine.cuda import memory, tensor_step, whole
 from numbadense._engine.cuda import program as program_module
 from numbadense._engine.cuda.primitives import CHUNK
 from numbadense._engine.cuda.steps import Layer, Step, of_network
+from numbadense._engine.cuda.tensor_step import TensorLayer
 from numbadense.errors import ActivationError, OptionError, ShapeError
 
 __all__ = ["activate", "dense", "forward_of", "network", "of_network", "of_population", "population", "program"]
@@ -18,7 +19,7 @@ __all__ = ["activate", "dense", "forward_of", "network", "of_network", "of_popul
 WIDEST = 64  # numbers that a thread's registers can hold twice, in float32
 
 
-def dense(x, w, b, activation, out, stream):
+def dense(x, w, b, activation, out, stream, precision=None):
     """Return ``activation(x @ w + b)``, checking all arguments."""
     chosen = activations.get(activation)
     stream = memory.stream_of(stream)
@@ -29,10 +30,16 @@ def dense(x, w, b, activation, out, stream):
     if x.like.ndim == 0 or x.shape[-1] != n_in:
         raise validate.features_error(x.like, w.like)
     dtype = validate.operands_dtype(x.like, w.like, like)
+    tensor_step.check(precision, dtype)
     bias = bias or memory.operand("b", validate.zeros(n_out, dtype))
     weights = memory.matrix(w, n_in, n_out, dtype, stream)
     biases = memory.matrix(bias, 1, n_out, dtype, stream).reshape(n_out)
-    return forward((Layer(weights, biases, chosen),), x, out, dtype, stream)
+    if precision is None:
+        layer = Layer(weights, biases, chosen)
+    else:
+        m = int(np.prod(x.shape[:-1], dtype=np.int64))
+        layer = tensor_step.prepare(weights, biases, chosen, precision, stream, m)
+    return forward((layer,), x, out, dtype, stream)
 
 
 def network(steps: tuple[Step, ...], x, out, dtype: np.dtype, owner, stream):
@@ -54,7 +61,9 @@ def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, st
         return result.given
     a = memory.matrix(x, m, n_in, dtype, stream)
     for step in steps[:-1]:
-        between = memory.empty((m, step.n_out), dtype, stream)
+        between = (
+            step.empty(m, stream) if isinstance(step, TensorLayer) else memory.empty((m, step.n_out), dtype, stream)
+        )
         step.run(a, between, stream)
         a = between
     buffer = result.buffer(m, n_out, (a, *(array for step in steps for array in step.arrays)))

@@ -9,7 +9,7 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import memory, tiles, whole
+from numbadense._engine.cuda import memory, tensor_step, tiles, whole
 
 
 class Step(Protocol):
@@ -71,9 +71,15 @@ class Layer:
             compiler.launch_one_dimensional(compiler.rowwise(self.activation), m, stream, out, out)
 
 
-def of_network(layers: Iterable, dtype: np.dtype) -> tuple[Step, ...]:
-    """Upload layers, anything with ``w``, ``b`` and ``activation``: as one step where they fit one launch."""
+def of_network(layers: Iterable, dtype: np.dtype, precision: str | None = None) -> tuple[Step, ...]:
+    """Upload layers, anything with ``w``, ``b`` and ``activation``: as one step where they fit one launch.
+
+    With a `precision` they are on tensor cores, one by one.
+    """
     layers = tuple(layers)
+    tensor_step.check(precision, dtype)
+    if precision is not None:
+        return tensor_step.of_network(layers, precision)
     fits = whole.of_stacked(
         [layer.w[None] for layer in layers],
         [None if layer.b is None else layer.b[None] for layer in layers],
