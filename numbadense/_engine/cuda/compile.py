@@ -117,9 +117,9 @@ def tensor_dense(activation, tile, precision: str, x_form: str, out_form: str):
 
 
 @functools.cache
-def tensor_weights(precision: str):
-    """Return the kernel ``pack(w, out)`` that lays out weights for it."""
-    return cuda.jit(tensor_pack.make_pack(precision, _inlined))
+def tensor_weights(precision: str, halves_in: bool):
+    """Return the kernel ``pack(w, out)`` that lays out weights for it; `halves_in` says that x has 16 bits."""
+    return cuda.jit(tensor_pack.make_pack(precision, halves_in, _inlined))
 
 
 def _narrow(precision):

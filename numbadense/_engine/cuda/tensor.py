@@ -22,7 +22,7 @@ from numbadense._engine.cuda.primitives import (
     sync_warp,
     thread,
 )
-from numbadense._engine.cuda.tensor_products import make_multiply
+from numbadense._engine.cuda.tensor_products import make_multiply, swapped_float32, swapped_half
 from numbadense._engine.cuda.tensor_tiles import COLUMN, DEPTH, FRAGMENT, PARTS
 
 # How x and out lie in memory: in 16 bits, two numbers to a word of 32, their rows on boundaries of 16 bytes; in
@@ -50,20 +50,20 @@ def make_dense(tile, precision, scalar, jit, x_form, out_form):
 
                          columns of the block       a warp has fragments of 16 x 8 outputs.  Lane 4 g + t has of each
                         +--------------------+      rows g and g + 8, columns 2 t and 2 t + 1, and gives its products
-              32        | parts x 4 chunks   |      features 8 t to 8 t + 7 of rows g and g + 8 of x and of column g
-              features  | a column           | x    of w: tensor cores take any order of features, if both have it.
-                        +--------------------+ stages
-              32                                    x         8 chunks a row, in float32: those of an odd row are
-            +-------+--------------------+                    swapped in pairs, so that no two lanes meet in a bank
-            | x     | total              | rows               4 chunks, in 16 bits: none do
-            |       | in registers       | of the   w         packed, a chunk for each lane of four: none do
-            +-------+--------------------+ block
+              32        | parts x 4 chunks   |      8 features of rows g and g + 8 of x, and of column g of w: those
+              features  | a column           | x    from 8 t on, or where x has 16 bits those that `ldmatrix` gives it.
+                        +--------------------+ stages        Tensor cores take any order of features that both have.
+              32
+            +-------+--------------------+          x   8 chunks a row, in float32: swapped in pairs in odd rows;
+            | x     | total              | rows         4 chunks, in 16 bits: one for another in each pair of rows
+            |       | in registers       | of the   w   packed, a chunk for each lane of four
+            +-------+--------------------+ block        so that no two lanes meet in a bank
 
     Bias first, then the features in steps of 8 or 16 within tensor cores, whose sums are not rounded as float32's are;
     for `3xtf32` the products of 16 features are summed apart, and then added to what there is.
     """
     high, wide = tile.fragments
-    rows, columns, size, stages = tile.rows, tile.columns, tile.size, tile.stages
+    rows, columns, stages = tile.rows, tile.columns, tile.stages
     warps_across, pitch = tile.warps[1], tile.pitch
     parts, row_words = PARTS[precision], x_words(x_form)
     down, across = FRAGMENT
@@ -73,7 +73,7 @@ def make_dense(tile, precision, scalar, jit, x_form, out_form):
     sweeps = high // part_high
     piece = 2 * CHUNK if out_form == HALF else CHUNK  # columns
     pieces = wide * across // piece
-    element, word, columns_words = np.float32, np.uint32, columns * COLUMN
+    element, word = np.float32, np.uint32
     shared_memory = make_dynamic_shared(jit, np.uint32)
     place, multiply = jit(make_place(tile)), make_multiply(tile, precision, x_form == HALF, jit)
     spot_x, fetch_x = jit(make_spot(x_form)), jit(make_fetch_x(tile, x_form, jit))
@@ -91,7 +91,7 @@ def make_dense(tile, precision, scalar, jit, x_form, out_form):
         m, n = out.shape[0], b.shape[0]
         steps, padded = w.shape[0], w.shape[2]
         me, warp_down, warp_across, top, left = place(m, n)
-        g, t = lane() // 4, lane() % 4
+        t = lane() % 4
         m_left, padded_left = int32(min(m - top, rows)), int32(min(padded - left, columns))
 
         for j in range(wide):
@@ -129,7 +129,7 @@ def make_dense(tile, precision, scalar, jit, x_form, out_form):
             w_left -= 1
             multiply(
                 shared,
-                here + (warp_down * high * down + g) * row_words,
+                here + warp_down * high * down * row_words,
                 here + x_size + (warp_across * wide * across * COLUMN) + lane() * four,
                 total,
                 a,
@@ -147,15 +147,16 @@ def make_dense(tile, precision, scalar, jit, x_form, out_form):
         m_left, n_left = int32(min(m - top, rows)), int32(min(n - left, columns))
         base = (warp_down * warps_across + warp_across) * region
         first = int32(warp_across * wide * across)
+        here = base + lane() // 4 * pitch + lane() % 4 * 2
         for sweep in range(sweeps):
             for i in range(high):
                 if i // part_high == sweep:
+                    line = here + i % part_high * down * pitch
                     for j in range(wide):
                         for r in range(2):
                             pair[0] = as_bits(total[(i * wide + j) * 4 + 2 * r])
                             pair[1] = as_bits(total[(i * wide + j) * 4 + 2 * r + 1])
-                            line = i % part_high * down + lane() // 4 + r * 8
-                            store8(shared, base + line * pitch + j * across + lane() % 4 * 2, pair, 0)
+                            store8(shared, line + r * 8 * pitch + j * across, pair, 0)
             sync_warp()
             for q in range(lane(), part_high * down * pieces, 32):
                 line = q // pieces
@@ -216,14 +217,15 @@ def make_fetch_x(tile, x_form, jit):
     step = 1 if x_form == ELEMENTS else CHUNK
     copy, words = (copy1 if x_form == ELEMENTS else copy16), x_words(x_form)
     stride = tile.size * step // words
-    turns, spot, swapped = tile.rows // stride, jit(make_spot(x_form)), 0 if x_form == HALF else CHUNK
+    turns, spot = tile.rows // stride, jit(make_spot(x_form))
+    swapped = jit(swapped_half if x_form == HALF else swapped_float32)
 
     def fetch(shared, at, x, start, pitch, down, inside):
         row, column = spot()
         for turn in range(turns):
             line = row + turn * stride
             wanted = inside & (turn * stride < down)
-            copy(shared, at + line * words + (column ^ (line & 1) * swapped), x, start, wanted)
+            copy(shared, at + line * words + (column ^ swapped(line)), x, start, wanted)
             start += stride * pitch
 
     return fetch
@@ -233,12 +235,14 @@ def make_fetch_w(tile, parts):
     """Return the function that begins to copy a step of weights, `parts` after each other, `pitch` words apart."""
     size, columns = tile.size, tile.columns
     turns, words = columns * COLUMN // CHUNK // size, columns * COLUMN
+    columns_a_turn = size * CHUNK // COLUMN
 
     def fetch(shared, at, w, start, pitch, left, inside):
         me = int32(thread())
+        column = int32(me // (COLUMN // CHUNK))
         for part in range(parts):
             for turn in range(turns):
-                wanted = inside & ((me + turn * size) // (COLUMN // CHUNK) < left)
+                wanted = inside & (column < int32(left - turn * columns_a_turn))
                 copy16(shared, at + part * words + (me + turn * size) * CHUNK, w, start + turn * size * CHUNK, wanted)
             start += pitch
 

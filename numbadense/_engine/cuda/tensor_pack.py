@@ -15,11 +15,12 @@ def shape(k: int, n: int, precision: str) -> tuple[int, int, int, int]:
     return -(-k // DEPTH), PARTS[precision], -(-n // FRAGMENT[1]) * FRAGMENT[1], COLUMN
 
 
-def make_pack(precision, jit):
+def make_pack(precision, halves_in, jit):
     """Return the kernel ``pack(w, out)``: float32 weights (k, n) to uint32 of the shape that `shape` says.
 
-    Any grid.  Beyond k and n there are zeros.  A thread has a chunk of out at a time: of lane ``4 g + t``, the
-    features from ``8 t`` on, in a step of 32, of a column.
+    Any grid.  Beyond k and n there are zeros.  A thread has a chunk of out at a time: of lane ``4 g + t``, eight
+    features of a column, in a step of 32.  They are those from ``8 t`` on, or, for x in 16 bits, two of each eight:
+    ``2 t``, ``2 t + 1``, ``2 t + 8`` and so on.
 
     ::
 
@@ -30,6 +31,7 @@ def make_pack(precision, jit):
     store = jit({"tf32": _make_tf32, "3xtf32": _make_split}.get(precision, _make_halves)(precision, jit))
     parts, pieces = PARTS[precision], COLUMN // CHUNK
     element, word, chunk, lane_features, depth = np.float32, np.uint32, CHUNK, DEPTH // 4, DEPTH
+    of_lane, of_pair = (2, 8) if halves_in else (8, 2)
 
     def pack(w, out):
         numbers, words = cuda.local.array(lane_features, element), cuda.local.array(chunk, word)
@@ -41,7 +43,7 @@ def make_pack(precision, jit):
             before, t = before // pieces, before % pieces
             step, part = before // parts, before % parts
             for e in range(lane_features):
-                p = step * depth + t * lane_features + e
+                p = step * depth + t * of_lane + e // 2 * of_pair + e % 2
                 numbers[e] = load1(w, p * n + column) if p < k and column < n else element(0)
             store(part, numbers, words)
             store16(out, ((step * parts + part) * padded + column) * (pieces * chunk) + t * chunk, words, 0)

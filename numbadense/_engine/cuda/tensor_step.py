@@ -1,7 +1,8 @@
 """A dense layer on tensor cores: which kernel a device has for it, weights laid out once, the kernel launched."""
 
+import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,8 @@ def check(precision, dtype: np.dtype) -> None:
 class TensorLayer:
     """A dense layer: `w` as `tensor_pack` lays it out, `b` ``(n_out,)`` in float32.
 
-    With `halves_out` its outputs are rounded to 16 bits, two to a uint32: by one step for the next, which would round
-    them to the same.
+    With `halves_in` x has 16 bits, two numbers to a uint32, and with `halves_out` the outputs: from one step to the
+    next, which would round them to the same.
     """
 
     w: Any
@@ -51,6 +52,7 @@ class TensorLayer:
     activation: activations.Activation
     n_in: int
     precision: str
+    halves_in: bool = False
     halves_out: bool = False
 
     @property
@@ -70,7 +72,7 @@ class TensorLayer:
         return memory.empty((m, self.n_out), FLOAT32, stream)
 
     def run(self, x, out, stream) -> None:
-        """Fill out with ``activation(x @ w + b)``; x and out are float32, or uint32 with two numbers of 16 bits each."""
+        """Fill out with ``activation(x @ w + b)``; x and out are float32, or uint32 with two halves each."""
         if not out.size:
             return
         m, n = out.shape[0], self.n_out
@@ -97,32 +99,43 @@ def choose(precision: str, m: int, n: int) -> tensor_tiles.TensorTile:
     return tiles.choose(candidates, m, n, compiler.multiprocessors())
 
 
-def prepare(w, b, activation, precision: str, stream, m: int = hopper_step.LEAST):
+def prepare(w, b, activation, precision: str, stream, m: int = hopper_step.LEAST, halves=(False, False)):
     """Return a step from float32 device arrays `w` ``(n_in, n_out)`` and `b`, for about `m` rows or more.
 
-    Hopper has a kernel of its own for layers that are large enough.
+    `halves` says whether x and out have 16 bits.  Hopper has a kernel of its own for layers that are large enough.
     """
     k, n = (int(size) for size in w.shape)
-    capability = compiler.capability()
-    if capability is not None and hopper_step.supported(m, n, k, precision, capability):
+    if _has_hopper(m, k, n, precision):
         return hopper_step.pack(w, b, activation, precision, stream)
     packed = memory.empty(tensor_pack.shape(k, n, precision), WORD, stream)
     if packed.size:
-        compiler.launch_one_dimensional(compiler.tensor_weights(precision), packed.size // 4, stream, w, packed)
-    return TensorLayer(packed, b, activations.get(activation), k, precision)
+        kernel = compiler.tensor_weights(precision, halves[0])
+        compiler.launch_one_dimensional(kernel, packed.size // 4, stream, w, packed)
+    return TensorLayer(packed, b, activations.get(activation), k, precision, *halves)
+
+
+def _has_hopper(m: int, k: int, n: int, precision: str) -> bool:
+    """Say whether Hopper's kernel computes a layer; the simulator's layers are this one's."""
+    capability = compiler.capability()
+    return capability is not None and hopper_step.supported(m, n, k, precision, capability)
 
 
 def of_network(layers: Iterable, precision: str) -> tuple[Any, ...]:
     """Upload layers, anything with ``w``, ``b`` and ``activation``; what one gives another in 16 bits stays so."""
-    steps = [_upload(layer, precision) for layer in layers]
-    for i, (step, after) in enumerate(zip(steps[:-1], steps[1:], strict=True)):
-        if isinstance(step, TensorLayer) and isinstance(after, TensorLayer) and precision in HALVES:
-            between = step.n_out % EIGHT == 0 and not step.activation.rowwise
-            steps[i] = replace(step, halves_out=between)
-    return tuple(steps)
+    layers = tuple(layers)
+    between = [_in_halves(*pair, precision) for pair in itertools.pairwise(layers)]
+    forms = zip([False, *between], [*between, False], strict=True)
+    return tuple(_upload(layer, precision, halves) for layer, halves in zip(layers, forms, strict=True))
 
 
-def _upload(layer, precision: str):
+def _in_halves(layer, after, precision: str) -> bool:
+    """Say whether a layer hands its outputs to the one after it in 16 bits."""
+    if precision not in HALVES or layer.w.shape[1] % EIGHT or activations.get(layer.activation).rowwise:
+        return False
+    return not any(_has_hopper(hopper_step.LEAST, *each.w.shape, precision) for each in (layer, after))
+
+
+def _upload(layer, precision: str, halves: tuple[bool, bool]):
     b = validate.zeros(layer.w.shape[1], FLOAT32) if layer.b is None else layer.b
     w, b = memory.upload(layer.w, FLOAT32, 0), memory.upload(b, FLOAT32, 0)
-    return prepare(w, b, layer.activation, precision, 0)
+    return prepare(w, b, layer.activation, precision, 0, halves=halves)

@@ -25,8 +25,8 @@ __all__ = [
     "make_dynamic_shared",
     "make_shared",
     "make_wait",
-    "store16",
     "store8",
+    "store16",
     "thread",
 ]
 
