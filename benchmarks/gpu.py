@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import gpu_hopper
+import gpu_tensor
 import harness
 import numpy as np
 from numba import cuda, float32
@@ -406,7 +407,7 @@ def main():
         parser.error("the simulator is not a device: pass --dry-run")
     bench = Bench(arguments.dry_run, arguments.budget)
     begin, failures = time.monotonic(), {}
-    for section in (peak, dense, gpu_hopper.hopper, elementwise, every_tile, host, stepping):
+    for section in (peak, dense, gpu_tensor.tensor_cores, gpu_hopper.hopper, elementwise, every_tile, host, stepping):
         try:
             section(bench)
         except Exception as error:  # the others may still tell something: a device is not often at hand

@@ -395,6 +395,9 @@ class Sequential(OverArrays, Differentiable):
         ----------
         device : {"cuda"}
             Where to.
+        precision : {"tf32", "bf16", "fp16", "3xtf32"}, optional
+            Compute on tensor cores in this format, which costs digits: see :func:`numbadense.cuda.dense`.  The weights
+            are rounded, or split, here.  By default, nothing is rounded.
 
         Returns
         -------
@@ -403,7 +406,14 @@ class Sequential(OverArrays, Differentiable):
         Raises
         ------
         DeviceError
-            If CUDA cannot be had, or there is no such device.
+            If CUDA cannot be had, there is no such device, or its tensor cores do not have the `precision`.
+        OptionError
+            If there is no such `precision`, or the network is float64.
+
+        Notes
+        -----
+        With ``precision="bf16"`` or ``"fp16"`` activations between layers whose width is a multiple of eight are kept
+        in 16 bits where the next layer would round them anyway.
         """
         if device != "cuda":
             raise DeviceError(f"device is {device!r} but must be 'cuda'; the network itself runs on the CPU.")

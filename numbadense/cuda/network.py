@@ -56,6 +56,8 @@ class DeviceSequential:
         ----------
         network : Sequential
             It can be dropped afterwards.
+        precision : str, optional
+            As for :meth:`numbadense.Sequential.to`.
 
         Returns
         -------
