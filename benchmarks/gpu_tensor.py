@@ -92,7 +92,7 @@ def record(bench, shape, precision, form, activation, engines, error):
 
 
 def predicted(tile, precision, words):
-    """Return the share of the tensor cores' peak that shared memory leaves a tile, were the rest hidden: not measured."""
+    """Return the share of the tensor cores' peak that shared memory leaves a tile, if the rest is hidden."""
     capability = compiler.capability() or (8, 0)
     rate = RATE.get(capability[0], 1024) / (1 if precision in tensor_tiles.HALVES else 2)
     products = tile.rows * tile.columns * tensor_tiles.DEPTH * (3 if precision == "3xtf32" else 1)

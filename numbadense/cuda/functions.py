@@ -74,9 +74,10 @@ def dense(
     -----
     Each output is the bias plus the products in the order of the features, one fused multiply-add at a time, as on the
     CPU, in true float32 or float64: tensor cores are not used unless a `precision` is asked for.  Device arrays that
-    are not C-contiguous, such as ``weight.T``, are copied first.  Rows that begin at multiples of 16 bytes (the features
-    and outputs multiples of four in float32, of two in float64) are moved 16 bytes at a time, others element by element.
-    The kernels have been compiled, and run in the simulator; how fast they are on a device has not been measured.
+    are not C-contiguous, such as ``weight.T``, are copied first.  Rows that begin at multiples of 16 bytes (the
+    features and outputs multiples of four in float32, of two in float64) are moved 16 bytes at a time, others element
+    by element.  The kernels have been compiled, and run in the simulator; how fast they are on a device has not been
+    measured.
 
     A `precision` trades digits for the rate of tensor cores.  Relative to the sum of the sizes of an output's products,
     the operands' rounding costs at most:
