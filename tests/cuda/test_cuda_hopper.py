@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+import time
 import types
 
 import numpy as np
@@ -257,6 +258,42 @@ def test_twins_notice(fault, monkeypatch, impatient):
     try:
         with pytest.raises((AssertionError, RuntimeError)):
             check(tiles()[0], "bf16", (33, 260, 12), blocks=1)
+    finally:
+        compiler.hopper_dense.cache_clear()
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_a_warpgroup_waits_for_its_turn_while_the_other_is_slow(in_turn, monkeypatch, impatient):
+    """Without, it takes a phase of a stage for the one after the next, which has the same parity."""
+    from numbadense._engine.cuda import compile as compiler
+    from numbadense._engine.cuda import hopper
+
+    tile, primitives = tiles()[0], hopper.primitives
+    turns = tile.shared - 8 * hopper.CONSUMERS  # where their barriers are, in memory that begins at the first 1024
+    make, wait = primitives.make_multiply_wait, primitives.barrier_wait
+
+    def slow(pending, lanes):
+        wait_for_others = make(pending, lanes)
+
+        def waiting():
+            if primitives.number_of_thread() == 2 * tile.warpgroup:
+                time.sleep(0.03)
+            wait_for_others()
+
+        return waiting
+
+    monkeypatch.setattr(primitives, "make_multiply_wait", slow)
+    if not in_turn:
+        monkeypatch.setattr(
+            primitives, "barrier_wait", lambda address, parity: wait(address, parity) if address < turns else None
+        )
+    compiler.hopper_dense.cache_clear()
+    try:
+        if in_turn:
+            check(tile, "bf16", (40, 500, 12), blocks=1)
+        else:
+            with pytest.raises((AssertionError, RuntimeError)):
+                check(tile, "bf16", (40, 500, 12), blocks=1)
     finally:
         compiler.hopper_dense.cache_clear()
 
