@@ -16,6 +16,7 @@ import statistics
 import time
 from pathlib import Path
 
+import gpu_fused
 import gpu_hopper
 import gpu_tensor
 import harness
@@ -407,7 +408,18 @@ def main():
         parser.error("the simulator is not a device: pass --dry-run")
     bench = Bench(arguments.dry_run, arguments.budget)
     begin, failures = time.monotonic(), {}
-    for section in (peak, dense, gpu_tensor.tensor_cores, gpu_hopper.hopper, elementwise, every_tile, host, stepping):
+    sections = (
+        peak,
+        dense,
+        gpu_tensor.tensor_cores,
+        gpu_hopper.hopper,
+        gpu_fused.fused,
+        elementwise,
+        every_tile,
+        host,
+        stepping,
+    )
+    for section in sections:
         try:
             section(bench)
         except Exception as error:  # the others may still tell something: a device is not often at hand

@@ -388,7 +388,7 @@ class Sequential(OverArrays, Differentiable):
 
         io.save(self, path, suffix=".onnx")
 
-    def to(self, device: str, precision: str | None = None) -> DeviceSequential:
+    def to(self, device: str, *, precision: str | None = None) -> DeviceSequential:
         """Return the network on a CUDA device, its weights uploaded once.
 
         Parameters
@@ -412,8 +412,9 @@ class Sequential(OverArrays, Differentiable):
 
         Notes
         -----
-        With ``precision="bf16"`` or ``"fp16"`` activations between layers whose width is a multiple of eight are kept
-        in 16 bits where the next layer would round them anyway.
+        With ``precision="bf16"`` or ``"fp16"`` networks no wider than 128 are one launch, and what their hidden layers
+        give is rounded too.  In wider ones, activations between layers whose width is a multiple of eight are kept in
+        16 bits where the next layer would round them anyway.
         """
         if device != "cuda":
             raise DeviceError(f"device is {device!r} but must be 'cuda'; the network itself runs on the CPU.")

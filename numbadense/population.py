@@ -286,13 +286,17 @@ class Population:
             return engine.each(self._packed, x, out, threads, self)
         return engine.routed(self._packed, x, which, out, threads, self)
 
-    def to(self, device: str) -> DevicePopulation:
+    def to(self, device: str, *, precision: str | None = None) -> DevicePopulation:
         """Return the population on a CUDA device, its weights uploaded once.
 
         Parameters
         ----------
         device : {"cuda"}
             Where to.
+        precision : {"bf16", "fp16"}, optional
+            Tensor cores instead of the dtype of the weights, for networks no wider than 128: weights, x and what
+            the hidden layers give are rounded to bfloat16 or float16, products are summed in float32, and the result is
+            float32.  float16 has three more bits, and becomes infinite above 65504.
 
         Returns
         -------
@@ -302,6 +306,8 @@ class Population:
         ------
         DeviceError
             If CUDA cannot be had, or there is no such device.
+        OptionError
+            If there is no such precision.
         ShapeError
             If the networks are wider than one launch has room for: 256 in float32, 128 in float64.
         """
@@ -309,7 +315,7 @@ class Population:
             raise DeviceError(f"device is {device!r} but must be 'cuda'; the population itself runs on the CPU.")
         from numbadense import cuda
 
-        return cuda.DevicePopulation.from_population(self)
+        return cuda.DevicePopulation.from_population(self, precision)
 
     def summary(self) -> str:
         """Return the layers as a table of text: shapes, activations, parameters of one network and of all.

@@ -9,10 +9,24 @@ import numpy as np
 
 from numbadense import activations
 from numbadense._engine.cuda import device
+from numbadense.errors import OptionError
 
 if TYPE_CHECKING:
     from numbadense._engine.cuda.steps import Step
     from numbadense.model import Sequential
+
+
+PRECISIONS = ("bf16", "fp16")
+
+
+def known_precision(precision: str | None) -> str | None:
+    """Return `precision` if there is such a one, None among them."""
+    if precision is not None and precision not in PRECISIONS:
+        raise OptionError(
+            f"precision is {precision!r} but must be one of {', '.join(map(repr, PRECISIONS))}, or None for that of "
+            "the weights."
+        )
+    return precision
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -25,6 +39,8 @@ class DeviceSequential:
         Features in and out.
     dtype : dtype
         float32 or float64: what the network computes in, and the dtype of its results.
+    precision : str or None
+        What it computes in on tensor cores, if it does.
 
     Notes
     -----
@@ -47,6 +63,7 @@ class DeviceSequential:
     _shape: tuple[int, ...]
     _activations: tuple[str, ...]
     dtype: np.dtype[Any]
+    precision: str | None = None
 
     @classmethod
     def from_network(cls, network: Sequential, precision: str | None = None) -> DeviceSequential:
@@ -56,7 +73,7 @@ class DeviceSequential:
         ----------
         network : Sequential
             It can be dropped afterwards.
-        precision : str, optional
+        precision : {"tf32", "bf16", "fp16", "3xtf32"}, optional
             As for :meth:`numbadense.Sequential.to`.
 
         Returns
@@ -73,7 +90,7 @@ class DeviceSequential:
         dtype = np.result_type(*(layer.w.dtype for layer in layers))
         widths = (layers[0].w.shape[0], *(layer.w.shape[1] for layer in layers))
         names = tuple(activations.get(layer.activation).name for layer in layers)
-        return cls(engine.of_network(layers, dtype, precision), widths, names, dtype)
+        return cls(engine.of_network(layers, dtype, precision), widths, names, dtype, precision)
 
     @property
     def n_in(self) -> int:
@@ -117,4 +134,4 @@ class DeviceSequential:
 
     def __repr__(self) -> str:
         widths = "-".join(map(str, self._shape))
-        return f"DeviceSequential({widths}, {', '.join(self._activations)}, {self.dtype})"
+        return f"DeviceSequential({widths}, {', '.join(self._activations)}, {self.precision or self.dtype})"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numbadense._engine.cuda import device
+from numbadense.cuda.network import known_precision
 
 if TYPE_CHECKING:
     from numbadense._engine.cuda.whole import Whole
@@ -44,12 +45,15 @@ class DevicePopulation:
     _text: str
 
     @classmethod
-    def from_population(cls, population: Population) -> DevicePopulation:
+    def from_population(cls, population: Population, precision: str | None = None) -> DevicePopulation:
         """Upload the weights of a population.
 
         Parameters
         ----------
         population : Population
+            It can be dropped afterwards.
+        precision : {"bf16", "fp16"}, optional
+            As for :meth:`numbadense.Population.to`.
 
         Returns
         -------
@@ -63,8 +67,12 @@ class DevicePopulation:
             If the networks are wider than one launch has room for.
         """
         engine = device.engine()
-        networks = engine.of_population(population.weights, population.biases, population.activations, population.dtype)
-        return cls(networks, repr(population).removeprefix("Population"))
+        dtype = population.dtype if known_precision(precision) is None else np.dtype(np.float32)
+        parts = population.weights, population.biases, population.activations
+        text = repr(population).removeprefix("Population")
+        if precision is not None:
+            text = f"{text.rpartition(', ')[0]}, {precision})"
+        return cls(engine.of_population(*parts, dtype, precision), text)
 
     @property
     def n_in(self) -> int:

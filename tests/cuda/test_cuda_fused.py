@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import numbadense as nd
 from numbadense import scalar_math
 from numbadense._engine.cuda import device
-from numbadense._engine.cuda.fused_tiles import TABLE, choose, tiles_of
+from numbadense._engine.cuda.fused_tiles import TABLE, choose, cost, tiles_of
 from numbadense.activations import REGISTRY
 
 TILES = {np.dtype(name): TABLE["simulator"][np.dtype(name).itemsize] for name in ("float32", "float64")}
@@ -265,5 +265,5 @@ def test_rows_choose_the_tile_but_not_the_bits(widest):
     many, few = choose(tiles, 2**20, 1, 132), choose(tiles, 1, 1, 132)
     assert many.outputs == tiles[0].outputs and few.rows < many.rows
     for m in (1, 2, 64, 1024, 2**20):
-        assert choose(tiles, m, 1, 132).cost(m, 1, 132) == min(tile.cost(m, 1, 132) for tile in tiles)
+        assert cost(choose(tiles, m, 1, 132), m, 1, 132) == min(cost(tile, m, 1, 132) for tile in tiles)
     assert tiles_of((9, 0), 4, 257) == () == tiles_of((7, 5), 4, 8)

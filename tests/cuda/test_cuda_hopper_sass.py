@@ -133,7 +133,7 @@ def asked(compile_ptx, monkeypatch):
     compiled = types.SimpleNamespace(library=library)
     asked.kernel = types.SimpleNamespace(_compile_for_args=lambda *arguments: compiled)
     monkeypatch.setattr(module, "driver", types.SimpleNamespace(cuKernelSetAttribute=attribute))
-    monkeypatch.setattr(dynamic, "_allowed", set())
+    monkeypatch.setattr(dynamic, "_allowed", {})
     return asked
 
 

@@ -12,11 +12,10 @@ from numbadense._engine.cuda import dynamic, hopper, narrowing, quick, simt, ten
 from numbadense._engine.cuda import elementwise as elementwise_module
 from numbadense._engine.cuda import forward as forward_module
 from numbadense._engine.cuda import fused as fused_module
+from numbadense._engine.cuda import fused_tensor as fused_tensor_module
 from numbadense._engine.cuda import rowwise as rowwise_module
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.program import FOUR, code_of
-
-SHARED_BY_DEFAULT = 48 * 1024  # bytes of shared memory that a block may have without being allowed more
 
 
 @functools.cache
@@ -173,9 +172,25 @@ def fused(tile, dtype: np.dtype, chosen: tuple, streamed: bool, in_chunks: tuple
     )
 
 
-def _choices(device, chosen: tuple):
+@functools.cache
+def fused_tensor(tile, precision: str, chosen: tuple, streamed: bool, in_chunks: tuple[bool, bool]):
+    """Return the kernel ``fused(programs, x, out, m, per, shares)`` on tensor cores, as `fused`."""
+    sums = tile.parts * fused_tensor_module.TILE * tile.width // 32
+
+    def make_each(entry):
+        return fused_tensor_module.make_each(_inlined, quick_scalar(entry), 0, sums)
+
+    each, whole = _choices(_inlined, chosen, make_each)
+    make = fused_tensor_module.make_fused
+    mma, pack = fused_tensor_module.HALVES[precision]
+    whole = whole if any(entry.rowwise for entry in chosen) else None
+    return _kernel(make(tile, mma, pack, _inlined, each, whole, streamed, *in_chunks), tile.size, tile.resident)
+
+
+def _choices(device, chosen: tuple, make_each=None):
     """Return what applies an element-wise activation to registers, and a row-wise one to a row, by its code."""
-    each = [(code_of(entry), device(forward_module.make_each(scalar(entry)))) for entry in chosen if not entry.rowwise]
+    make_each = make_each or (lambda entry: device(forward_module.make_each(scalar(entry))))
+    each = [(code_of(entry), make_each(entry)) for entry in chosen if not entry.rowwise]
     whole = [(code_of(entry), scalar(entry)) for entry in chosen if entry.rowwise] or each[:1]
     return [forward_module.make_choice(device, sorted(part, key=lambda pair: pair[0])) for part in (each, whole)]
 
@@ -184,29 +199,11 @@ def _load_four(array, index):
     return tuple(array[j] for j in range(index, index + FOUR))
 
 
-_allowed: dict = {}
-
-
-def _allow_shared(kernel, types, shared: int) -> None:
-    """Compile a kernel and let its blocks have so many bytes of dynamic shared memory, which Numba never asks for."""
-    if _allowed.get((kernel, types), 0) >= shared:
-        return
-    from cuda.bindings.driver import CUfunction_attribute
-    from numba.cuda.cudadrv.driver import driver
-
-    function = kernel.compile(types)._codelibrary.get_cufunc()
-    most = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    driver.cuKernelSetAttribute(most, shared, function.handle, function.device.id)
-    _allowed[kernel, types] = shared
-
-
 def launch(kernel, blocks: int, threads, stream, *arguments, shared: int = 0) -> None:
     """Run a kernel with `shared` bytes of dynamic shared memory.
 
     Numba's advice on small grids, and NumPy's on what the simulator computes, are for others.
     """
-    if shared > SHARED_BY_DEFAULT and not simulated():
-        _allow_shared(kernel, tuple(kernel.typeof_pyval(argument) for argument in arguments), shared)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Grid size .* low occupancy")
         if simulated():

@@ -206,9 +206,14 @@ def make_fetch(tile, chunk):
     """
     slot, size = tile.depth * tile.width, tile.size
 
+    turns = -(-slot // (size * chunk))
+    whole = slot % (size * chunk) == 0
+
     def fetch(shared, to, programs, base, source):
-        for q in range(thread() * chunk, slot, size * chunk):
-            copy16(shared, to + q, programs, base + source + q, True)
+        for turn in range(turns):
+            q = (turn * size + thread()) * chunk
+            if whole or q < slot:
+                copy16(shared, to + q, programs, base + source + q, True)
         source += int32(slot)
         return int32(load1(programs, base)) if source == programs.shape[1] else source
 

@@ -71,13 +71,13 @@ def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, st
     return result.deliver(buffer)
 
 
-def of_population(weights, biases, chosen, dtype: np.dtype) -> whole.Whole:
+def of_population(weights, biases, chosen, dtype: np.dtype, precision: str | None) -> whole.Whole:
     """Upload networks of one shape."""
-    networks = whole.of_stacked(weights, biases, chosen, dtype)
+    networks = whole.of_stacked(weights, biases, chosen, dtype, precision)
     if networks is None:
         widths = "-".join(str(n) for n in (weights[0].shape[1], *(w.shape[2] for w in weights)))
         raise ShapeError(
-            f"the networks of the population are {widths} but one launch takes {whole.room(dtype)}; "
+            f"the networks of the population are {widths} but one launch takes {whole.room(dtype, precision)}; "
             "call to('cuda') of each: [network.to('cuda') for network in population]."
         )
     return networks

@@ -10,6 +10,7 @@ from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import memory, tensor_step, tiles, whole
+from numbadense._engine.cuda.tensor_tiles import HALVES
 
 
 class Step(Protocol):
@@ -74,20 +75,19 @@ class Layer:
 def of_network(layers: Iterable, dtype: np.dtype, precision: str | None = None) -> tuple[Step, ...]:
     """Upload layers, anything with ``w``, ``b`` and ``activation``: as one step where they fit one launch.
 
-    With a `precision` they are on tensor cores, one by one.
+    With a `precision` they are on tensor cores; those of 16 bits have kernels for whole networks.
     """
     layers = tuple(layers)
     tensor_step.check(precision, dtype)
-    if precision is not None:
-        return tensor_step.of_network(layers, precision)
-    fits = whole.of_stacked(
-        [layer.w[None] for layer in layers],
-        [None if layer.b is None else layer.b[None] for layer in layers],
-        [layer.activation for layer in layers],
-        dtype,
-    )
+    fits = None
+    if precision is None or precision in HALVES:
+        weights = [np.asarray(layer.w)[None] for layer in layers]
+        biases = [None if layer.b is None else np.asarray(layer.b)[None] for layer in layers]
+        fits = whole.of_stacked(weights, biases, [layer.activation for layer in layers], dtype, precision)
     if fits is not None:
         return (fits,)
+    if precision is not None:
+        return tensor_step.of_network(layers, precision)
     return tuple(upload(layer, dtype) for layer in layers)
 
 

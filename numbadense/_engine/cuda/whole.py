@@ -7,7 +7,7 @@ import numpy as np
 
 from numbadense import activations
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import fused_program, fused_tiles, memory
+from numbadense._engine.cuda import fused_program, fused_tensor, fused_tiles, memory, tensor_program
 from numbadense._engine.cuda.primitives import CHUNK
 
 
@@ -15,13 +15,14 @@ from numbadense._engine.cuda.primitives import CHUNK
 class Whole:
     """Networks of one shape, all of whose layers run in one launch.
 
-    `layers` are ``w``, ``(networks, k, n)``, ``b``, ``(networks, n)`` or None, and an activation.  There is a program
-    on the device for each way in which the weights are laid out, made when it is first needed.
+    There are `layers` of ``w``, ``(networks, k, n)``, ``b``, ``(networks, n)`` or None, and an activation.  A program
+    on the device is made when it is first needed: there are two, for weights that stay in shared memory and for those
+    that are streamed.
     """
 
     layers: tuple[tuple[np.ndarray, Any, activations.Activation], ...]
     dtype: np.dtype
-    tiles: tuple[fused_tiles.FusedTile, ...]
+    tiles: tuple
     _programs: dict
 
     @property
@@ -40,64 +41,111 @@ class Whole:
         return int(self.layers[-1][0].shape[2])
 
     @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Features in and out of each layer."""
+        return [w.shape[1:] for w, _, _ in self.layers]
+
+    @property
+    def chosen(self) -> tuple[activations.Activation, ...]:
+        """The activations in use, identity among them."""
+        return tuple(dict.fromkeys((activations.REGISTRY["identity"], *(entry for _, _, entry in self.layers))))
+
+    @property
     def arrays(self) -> tuple[Any, ...]:
         """The programs there are."""
         return tuple(self._programs.values())
 
-    def program(self, width: int, depth: int):
-        """Return the networks on the device, for a kernel so wide whose weights come in pieces so deep."""
-        if (width, depth) not in self._programs:
-            parts = zip(*self.layers, strict=True)
-            packed = fused_program.pack(*parts, self.dtype, width, depth)
-            self._programs[width, depth] = memory.upload(packed, self.dtype, 0)
-        return self._programs[width, depth]
-
     def run(self, x, out, stream) -> None:
-        """Take every row of x through the network, or its own through each network."""
+        """Fill out, ``(rows, n_out)``, from x: each network has as many of the rows."""
         self.run_each(x, out, out.shape[0] // self.networks, False, stream)
 
     def run_each(self, x, out, m: int, shares: bool, stream) -> None:
         """Fill out, ``(networks * m, n_out)``, from x, which has as many rows, or m if the networks share them."""
-        processors, itemsize = compiler.multiprocessors(), self.dtype.itemsize
+        processors = compiler.multiprocessors()
         tile = fused_tiles.choose(self.tiles, m, self.networks, processors)
-        available = fused_tiles.shared_memory(compiler.capability())
-        shapes = [w.shape[1:] for w, _, _ in self.layers]
-        numbers = fused_program.size_of(shapes, tile.width, CHUNK // itemsize)
-        streamed = tile.streamed(itemsize, numbers, available)
-        programs = self.program(tile.width, tile.depth if streamed else CHUNK // itemsize)
-        chosen = tuple(dict.fromkeys((activations.REGISTRY["identity"], *(entry for _, _, entry in self.layers))))
-        in_chunks = memory.in_chunks(x), memory.in_chunks(out)
-        kernel = compiler.fused(tile, self.dtype, chosen, streamed, in_chunks)
-        per = max(1, min(tile.blocks(m), processors * tile.resident // self.networks))
-        compiler.launch(
-            kernel,
-            per * self.networks,
-            tile.size,
-            stream,
-            programs,
-            x,
-            out,
-            m,
-            per,
-            shares,
-            shared=tile.shared(itemsize, programs.shape[1], streamed),
-        )
+        streams, shared = self.divide(tile)
+        layout = self.layout(tile, streams)
+        if layout not in self._programs:
+            self._programs[layout] = self.program(*layout)
+        kernel = self.kernel(tile, streams, (memory.in_chunks(x), memory.in_chunks(out)))
+        per = fused_tiles.blocks_for_each(tile, m, self.networks, processors)
+        arguments = self._programs[layout], x, out, m, per, shares
+        compiler.launch(kernel, per * self.networks, tile.size, stream, *arguments, shared=shared)
+
+    def divide(self, tile) -> tuple[bool, int]:
+        """Say whether weights are streamed with this tile, and how many bytes of shared memory a block has."""
+        itemsize = self.dtype.itemsize
+        numbers = fused_program.size_of(self.shapes, tile.width, CHUNK // itemsize)
+        streams = fused_tiles.has_to_stream(tile, tile.shared(itemsize, numbers, False), _available())
+        return streams, tile.shared(itemsize, numbers, streams)
+
+    def layout(self, tile, streams: bool) -> tuple[int, ...]:
+        """Return what says how a program is laid out: the width of the kernel, the features of a piece."""
+        return tile.width, tile.depth if streams else CHUNK // self.dtype.itemsize
+
+    def program(self, width: int, depth: int):
+        """Return the networks on the device."""
+        return _upload(fused_program.pack(*zip(*self.layers, strict=True), self.dtype, width, depth))
+
+    def kernel(self, tile, streams: bool, in_chunks: tuple[bool, bool]):
+        """Return the kernel."""
+        return compiler.fused(tile, self.dtype, self.chosen, streams, in_chunks)
 
 
-def of_stacked(weights, biases, chosen, dtype: np.dtype) -> Whole | None:
+@dataclass(frozen=True, eq=False, repr=False)
+class TensorWhole(Whole):
+    """Networks of one shape on tensor cores, in `precision`, from float32 to float32."""
+
+    precision: str
+
+    def divide(self, tile) -> tuple[bool, int]:
+        """As above."""
+        words, layer = tensor_program.size_of(self.shapes, tile.width), fused_tensor.words(tile.width)
+        rowwise = any(entry.rowwise for entry in self.chosen)
+        streams = fused_tiles.has_to_stream(tile, tile.shared(words, layer, False, rowwise), _available())
+        return streams, tile.shared(words, layer, streams, rowwise)
+
+    def layout(self, tile, streams: bool) -> tuple[int, ...]:
+        """Return the width of the kernel: all weights are laid out alike."""
+        return (tile.width,)
+
+    def program(self, width: int):
+        """As above."""
+        return _upload(tensor_program.pack(*zip(*self.layers, strict=True), self.precision, width))
+
+    def kernel(self, tile, streams: bool, in_chunks: tuple[bool, bool]):
+        """As above."""
+        return compiler.fused_tensor(tile, self.precision, self.chosen, streams, in_chunks)
+
+
+def _available() -> int:
+    return fused_tiles.shared_memory(compiler.capability())
+
+
+def _upload(packed: np.ndarray):
+    return memory.upload(packed, packed.dtype, 0)
+
+
+def of_stacked(weights, biases, chosen, dtype: np.dtype, precision: str | None = None) -> Whole | None:
     """Return networks of one shape, or None where they do not fit: too wide, a layer of no width, an older device."""
-    shapes = [w.shape[1:] for w in weights]
-    tiles = fused_tiles.tiles_of(compiler.capability(), dtype.itemsize, max(max(shape) for shape in shapes))
+    shapes, capability = [w.shape[1:] for w in weights], compiler.capability()
+    width = max(max(shape) for shape in shapes)
+    if precision is None:
+        tiles = fused_tiles.tiles_of(capability, dtype.itemsize, width)
+    else:
+        tiles = fused_tiles.tensor_tiles_of(capability, width)
     if not tiles or min(min(shape) for shape in shapes) == 0:
         return None
     layers = tuple(
         (np.asarray(w, dtype), None if b is None else np.asarray(b, dtype), activations.get(entry))
         for w, b, entry in zip(weights, biases, chosen, strict=True)
     )
-    return Whole(layers, dtype, tiles, {})
+    return Whole(layers, dtype, tiles, {}) if precision is None else TensorWhole(layers, dtype, tiles, {}, precision)
 
 
-def room(dtype: np.dtype) -> str:
+def room(dtype: np.dtype, precision: str | None = None) -> str:
     """Say in words what fits."""
-    widest = fused_tiles.widest(compiler.capability(), dtype.itemsize)
-    return f"widths from 1 to {widest} in {dtype}" if widest else "no networks on devices before compute capability 8.0"
+    widest = fused_tiles.widest(compiler.capability(), dtype.itemsize, precision)
+    if not widest:
+        return "no networks on devices before compute capability 8.0"
+    return f"widths from 1 to {widest} in {precision or dtype}"

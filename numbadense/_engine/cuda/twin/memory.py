@@ -34,6 +34,7 @@ CHUNK = 16
 POISON = 0xFF  # each byte of what was never written: NaN in every format
 fma = scalar_math.fma  # through float64 in float32, exactly in float64
 SHARED, UNDER_WAY = "numbadense_shared", "numbadense_under_way"  # what a simulated block has
+DYNAMIC = "dynamic"
 _allocating = threading.Lock()
 
 
@@ -170,10 +171,9 @@ def make_dynamic_shared(jit, element):
         block = _block()
         with _allocating:
             held = vars(block).setdefault(SHARED, {})
-            if shared not in held:
-                asked = block._f.__globals__["cuda"].shared._dynshared_size
-                held[shared] = _poisoned(asked // np.dtype(element).itemsize, element)
-        return held[shared]
+            if DYNAMIC not in held:
+                held[DYNAMIC] = _poisoned(block._f.__globals__["cuda"].shared._dynshared_size, np.uint8)
+        return held[DYNAMIC][: held[DYNAMIC].size // element().itemsize * element().itemsize].view(element)
 
     return shared
 

@@ -1,0 +1,176 @@
+"""Whole networks in one launch, and populations, beside PyTorch's: a section of ``benchmarks/gpu.py``.
+
+``predicted`` is a lower bound of the seconds a call takes, from what the kernel has to do: bytes from and to memory,
+multiply-adds at the share of the inner loop, and, on tensor cores, two operations of the special-function units for
+each sigmoid or tanh.  The rates are those of an H200's data sheet; no device has confirmed them.
+"""
+
+import itertools
+import time
+
+import numpy as np
+from numba import cuda
+
+import numbadense as nd
+
+ALLOWED = {None: 1e-6, "bf16": 1e-2, "fp16": 1e-2}  # relative Frobenius error against float64
+BANDWIDTH, FLOAT32, TENSOR, SPECIAL = 4.8e12, 67e12, 989e12, 132 * 16 * 1.98e9  # an H200's, each a second
+
+
+def fused(bench):
+    """Deep networks over many rows, small ones over few, many at once."""
+    deep = [16] * 4 if bench.dry else [64] * 6
+    for m in (40,) if bench.dry else (2**20,):
+        for precision in (None, "bf16", "fp16"):
+            network(bench, deep, m, precision, "sigmoid")
+        network(bench, deep, m, "bf16", "relu")
+    if not bench.dry:
+        network(bench, [32] * 6, 2**20, None, "sigmoid")
+        network(bench, [128] * 6, 2**18, None, "sigmoid")
+        network(bench, [128] * 6, 2**18, "bf16", "sigmoid")
+    small = [8, 8, 8, 2] if bench.dry else [8, 32, 32, 2]
+    for m in (1, 3) if bench.dry else (1, 8, 64, 256, 1024):
+        network(bench, small, m, None, "sigmoid", host=True)
+    for precision in (None, "bf16"):
+        population(bench, *((3, 5) if bench.dry else (10_000, 64)), small, precision)
+
+
+def random_network(bench, widths, name):
+    """Return a network of fresh random weights, the last layer without an activation."""
+    normal = bench.rng.standard_normal
+    shapes = list(itertools.pairwise(widths))
+    names = [name] * (len(shapes) - 1) + [None]
+    return nd.Sequential(
+        [
+            nd.Dense(normal(s, np.float32) / np.float32(s[0] ** 0.5), normal(s[1], np.float32), each)
+            for s, each in zip(shapes, names, strict=True)
+        ]
+    )
+
+
+def checked(out, expected, rows, precision):
+    """Return the relative Frobenius error of some rows of an output, of which no element may be missing."""
+    host = out.copy_to_host()
+    assert not np.isnan(host).any(), "some outputs were not written"
+    error = float(np.linalg.norm(host[rows] - expected) / np.linalg.norm(expected))
+    assert error <= ALLOWED[precision], f"relative error {error}, and {ALLOWED[precision]} is allowed"
+    return error
+
+
+def predicted(rows, widths, precision, special, weights=0):
+    """Return the least seconds for so many rows and bytes of weights; `special`: activations need those units."""
+    products = rows * sum(k * n for k, n in itertools.pairwise(widths))
+    seconds = [(4 * rows * (widths[0] + widths[-1]) + weights) / BANDWIDTH]
+    if precision is None:
+        seconds.append(2 * products / (0.94 * FLOAT32))
+    else:
+        seconds += [2 * products / TENSOR, 2 * special * rows * sum(widths[1:-1]) / SPECIAL]
+    return max(seconds)
+
+
+def network(bench, widths, m, precision, name, host=False):
+    """One network: its rows in one launch, against the peer's layers."""
+    net = random_network(bench, widths, name)
+    on_device = net.to("cuda", precision=precision)
+    x, out = bench.normal(m, widths[0]), bench.poisoned(m, widths[-1])
+    on_device(x, out)
+    rows = np.unique(np.r_[0, m - 1, bench.rng.integers(0, m, 30)])
+    error = checked(out, net.astype("float64")(x.copy_to_host()[rows].astype(np.float64)), rows, precision)
+    facts = {"predicted": predicted(m, widths, precision, name == "sigmoid"), "kernel": str(on_device)}
+    if host and not bench.dry:
+        cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(200):
+            on_device(x, out)
+        facts["host_seconds"] = (time.perf_counter() - begin) / 200
+        cuda.synchronize()
+    engines = {"ours": lambda: on_device(x, out)}
+    if "torch" in bench.peers:
+        engines |= peers(bench, net, x, precision, name)
+    shape = "-".join(map(str, widths))
+    bench.record("fused", f"{shape} {name}, {m} rows, {precision or 'float32'}", engines, error, **facts)
+
+
+def peers(bench, net, x, precision, name):
+    """Return the peer's calls: eager, compiled, and eager in a CUDA graph."""
+    torch = bench.peers["torch"]
+    dtype = {None: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    layers = [tuple(torch.tensor(part, device="cuda").to(dtype) for part in (layer.w, layer.b)) for layer in net.layers]
+    given = torch.as_tensor(x, device="cuda").to(dtype)  # in its own dtype: the peer is not charged for the cast
+    activation = getattr(torch, name)
+
+    def forward(a):
+        for w, b in layers[:-1]:
+            a = activation(torch.addmm(b, a, w))
+        return torch.addmm(layers[-1][1], a, layers[-1][0])
+
+    engines = {"torch": lambda: forward(given)}
+    try:
+        compiled = torch.compile(forward)
+        compiled(given)
+        engines["torch.compile"] = lambda: compiled(given)
+    except Exception as error:  # it needs a C compiler, among other things
+        bench.absent["torch.compile"] = f"{type(error).__name__}: {error}"[:200]
+    engines["torch, a graph"] = graph_of(torch, lambda: forward(given))
+    return engines
+
+
+def graph_of(torch, call):
+    """Return the call that replays a CUDA graph of another."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def population(bench, count, m, widths, precision):
+    """Many networks, each with rows of its own, in one launch."""
+    networks = nd.stack([random_network(bench, widths, "tanh") for _ in range(count)])
+    on_device = networks.to("cuda", precision=precision)
+    x, out = bench.normal(count, m, widths[0]), bench.poisoned(count, m, widths[-1])
+    on_device(x, out)
+    some = np.unique(np.r_[0, count - 1, bench.rng.integers(0, count, 10)])
+    given = x.copy_to_host()[some].astype(np.float64)
+    expected = np.stack([networks[i].astype("float64")(rows) for i, rows in zip(some, given, strict=True)])
+    error = checked(out, expected, some, precision)
+    size = 4 * count * sum((k + 1) * n for k, n in itertools.pairwise(widths))
+    facts = {"predicted": predicted(count * m, widths, precision, True, size), "kernel": str(on_device)}
+    engines = {"ours": lambda: on_device(x, out)}
+    if "torch" in bench.peers:
+        engines |= peers_of_population(bench, networks, x, precision)
+    shape = "-".join(map(str, widths))
+    bench.record("fused", f"{count} x {shape} tanh, {m} rows, {precision or 'float32'}", engines, error, **facts)
+
+
+def peers_of_population(bench, networks, x, precision):
+    """Return the peer's calls: batched products, the same in a CUDA graph, and a function mapped over networks."""
+    torch = bench.peers["torch"]
+    dtype = {None: torch.float32, "bf16": torch.bfloat16}[precision]
+    parts = zip(networks.weights, networks.biases, strict=True)
+    layers = [tuple(torch.tensor(part, device="cuda").to(dtype) for part in pair) for pair in parts]
+    given = torch.as_tensor(x, device="cuda").to(dtype)
+
+    def batched():
+        a = given
+        for index, (w, b) in enumerate(layers):
+            a = torch.baddbmm(b[:, None], a, w)
+            a = torch.tanh(a) if index < len(layers) - 1 else a
+        return a
+
+    def one(weights, a):
+        for index, (w, b) in enumerate(weights):
+            a = a @ w + b
+            a = torch.tanh(a) if index < len(weights) - 1 else a
+        return a
+
+    mapped = torch.func.vmap(one)
+    return {
+        "torch.bmm": batched,
+        "torch.bmm, a graph": graph_of(torch, batched),
+        "torch.func.vmap": lambda: mapped(layers, given),
+    }
