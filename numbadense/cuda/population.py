@@ -67,7 +67,8 @@ class DevicePopulation:
             If the networks are wider than one launch has room for.
         """
         engine = device.engine()
-        dtype = population.dtype if known_precision(precision) is None else np.dtype(np.float32)
+        dtype = population.dtype
+        known_precision(precision)
         parts = population.weights, population.biases, population.activations
         text = repr(population).removeprefix("Population")
         if precision is not None:

@@ -77,7 +77,10 @@ def run(precision, place, x, w, b, x_form, out_form, offset=0, name="identity"):
     from numbadense._engine.cuda import compile as compiler
     from numbadense._engine.cuda import tensor
 
-    tile, kernel = kernel_of(precision, place, x_form, out_form, name)
+    if isinstance(place, int):
+        tile, kernel = kernel_of(precision, place, x_form, out_form, name)
+    else:
+        tile, kernel = place, compiler.tensor_dense(REGISTRY[name], place, precision, x_form, out_form)
     m, n = len(x), len(b)
     given = words(x, precision) if x_form == "half" else x
     width, kind, poison = (n // 2, np.uint32, 0x7FC17FC1) if out_form == "half" else (n, np.float32, POISON)
@@ -132,6 +135,47 @@ def test_any_shape_and_form_gives_the_sums_and_writes_nothing_else(case):
     x, w, b = operands(*shape)
     out = run(precision, place, x, w, b, x_form, out_form, offset)
     assert_sums(out, x, w, b, precision, out_form == "half")
+
+
+def test_outputs_leave_in_turns_where_there_is_no_room_for_all():
+    from numbadense._engine.cuda.tensor_tiles import TensorTile
+
+    tile = TensorTile((1, 1), (4, 8), 2, 1, 0.5)
+    fragments = tile.rows // 16
+    assert tile.shared("bf16", 16) < fragments * 16 * tile.pitch, "all would fit"
+    x, w, b = operands(tile.rows, 8, tile.columns)
+    assert_sums(run("bf16", tile, x, w, b, "half", "half"), x, w, b, "bf16", True)
+
+
+def test_no_two_lanes_of_a_load_meet_in_a_bank_of_shared_memory():
+    from numbadense._engine.cuda import tensor_products
+
+    banks = 32
+    float32_at, half_at = (
+        make(lambda f: f) for make in (tensor_products.make_float32_at, tensor_products.make_half_at)
+    )
+    for part in range(2):
+        for first in range(0, 32, 8):  # a load of 16 bytes is done for eight lanes at a time
+            for at in (float32_at, half_at):
+                lanes = [at(lane, part) for lane in range(first, first + 8)]
+                assert all(word % 4 == 0 for word in lanes)
+                assert len({word % banks for word in lanes}) == 8
+
+
+def test_tf32_is_rounded_nearly_to_the_nearest_and_what_is_one_stays():
+    from numbadense._engine.cuda.tensor_products import nearly
+
+    def rounded(numbers):
+        return np.array([nearly(number) for number in numbers], np.uint32).view(np.float32)
+
+    x = (np.random.default_rng(7).normal(size=2000) * 10.0 ** np.linspace(-30, 30, 2000)).astype(np.float32)
+    error = rounded(x).astype(np.float64) / x - 1
+    assert not (rounded(x).view(np.uint32) & 0x1FFF).any()
+    assert np.abs(error).max() <= UNITS["tf32"][0] * (1 + 1e-3) and abs(error.mean()) <= 2.0**-14
+    np.testing.assert_array_equal(rounded(rounded(x)), rounded(x))
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 3.4e38, 1.0, -3.5], np.float32)
+    np.testing.assert_allclose(rounded(special), special, rtol=1e-3)
+    assert np.signbit(rounded(special))[1]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

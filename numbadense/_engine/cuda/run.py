@@ -73,6 +73,7 @@ def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, st
 
 def of_population(weights, biases, chosen, dtype: np.dtype, precision: str | None) -> whole.Whole:
     """Upload networks of one shape."""
+    tensor_step.check(precision, dtype)
     networks = whole.of_stacked(weights, biases, chosen, dtype, precision)
     if networks is None:
         widths = "-".join(str(n) for n in (weights[0].shape[1], *(w.shape[2] for w in weights)))
