@@ -19,6 +19,7 @@ from pathlib import Path
 import gpu_fused
 import gpu_hopper
 import gpu_launch
+import gpu_tensor
 import gpu_warp
 import harness
 import numpy as np
@@ -400,8 +401,15 @@ def main():
     bench = Bench(arguments.dry_run, arguments.budget)
     begin, failures = time.monotonic(), {}
     for section in (
-        *(peak, dense, gpu_warp.few, gpu_hopper.hopper, gpu_fused.fused, elementwise, every_tile),
-        *(gpu_warp.warp, host, rows, stepping),
+        *(
+            peak,
+            dense,
+            gpu_warp.few,
+            gpu_tensor.tensor_cores,
+            gpu_hopper.hopper,
+            gpu_fused.fused,
+        ),
+        *(elementwise, every_tile, gpu_warp.warp, host, rows, stepping),
     ):
         try:
             section(bench)

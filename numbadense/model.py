@@ -394,13 +394,8 @@ class Sequential(OverArrays, Differentiable):
         Parameters
         ----------
         device : {"cuda"}
-            Where to.
-        precision : {"bf16", "fp16"}, optional
-            Tensor cores instead of the dtype of the weights, for networks no wider than 128: weights, x and what
-            the hidden layers give are rounded to bfloat16 or float16, products are summed in float32, and the result is
-            float32.  float16 has three more bits, and becomes infinite above 65504.
-        split_k : int or "auto", optional
-            In how many parts of the features its layers sum, as in :func:`numbadense.cuda.dense`.
+        precision, split_k : optional
+            As for :func:`numbadense.cuda.dense`, in every layer; weights are rounded once.
 
         Returns
         -------
@@ -409,16 +404,14 @@ class Sequential(OverArrays, Differentiable):
         Raises
         ------
         DeviceError
-            If CUDA cannot be had, or there is no such device.
+            If CUDA cannot be had, there is no such device, or it lacks the `precision`.
         OptionError
-            If there is no such precision.
-        ShapeError
-            If the network is too wide for the precision.
+            If there is no such `precision` or number of parts, or the network is float64.
         """
-        if device != "cuda":
-            raise DeviceError(f"device is {device!r} but must be 'cuda'; the network itself runs on the CPU.")
         from numbadense import cuda
 
+        if device != "cuda":
+            raise DeviceError(f"device is {device!r} but must be 'cuda'; the network itself runs on the CPU.")
         return cuda.DeviceSequential.from_network(self, precision=precision, split_k=split_k)
 
     def summary(self) -> str:

@@ -26,6 +26,7 @@ def dense(
     out: Any = None,
     stream: Any = None,
     split_k: int | str = 1,
+    precision: str | None = None,
 ) -> Any:
     """Forward propagation through one dense layer on a CUDA device: ``activation(x @ w + b)``.
 
@@ -47,6 +48,10 @@ def dense(
         is waited for.
     split_k : int or "auto", optional
         In how many parts of the features to sum, side by side: for outputs too few to fill a device.  1 by default.
+    precision : {"tf32", "bf16", "fp16", "3xtf32"}, optional
+        Compute on tensor cores: round float32 operands to this format, and add the products in float32.  ``"3xtf32"``
+        splits each operand into two numbers of tf32 and has about the accuracy of float32.  By default, nothing is
+        rounded.
 
     Returns
     -------
@@ -57,7 +62,9 @@ def dense(
     Raises
     ------
     DeviceError
-        If CUDA cannot be used.
+        If CUDA cannot be used, or a `precision` is asked of a device older than compute capability 8.0.
+    OptionError
+        If there is no such `precision`, or the operands are float64.
     ShapeError
         If the shapes do not fit each other, or a device array of three dimensions or more is not contiguous.
     DTypeError
@@ -71,16 +78,36 @@ def dense(
 
     Notes
     -----
-    Each output is the bias plus the products in the order of the features, one fused multiply-add at a time, as on the
-    CPU, in true float32 or float64: tensor cores are not used.  With `split_k` above 1 it is the bias plus the sums of
-    the parts, in their order: its bits are then not those of the CPU, but the same in every run and every batch, and
-    nearer to the exact sum where there are many features.  With ``"auto"`` the number of parts depends on the shapes
-    and the device too, so that a row may change in its last digits with the size of its batch.
+    Each output is the bias plus the products in the order of the features, one fused multiply-add at a time, as on
+    the CPU, in true float32 or float64: tensor cores are not used unless a `precision` is asked for.  With
+    `split_k` above 1 it is the bias plus the sums of the parts, in their order: its bits are then not those of the
+    CPU, but the same in every run and every batch, and nearer to the exact sum where there are many features.  With
+    ``"auto"`` the number of parts depends on the shapes and the device too, so that a row may change in its last
+    digits with the size of its batch.
 
     Device arrays that are not C-contiguous, such as ``weight.T``, are copied first.  Rows that begin at multiples of
     16 bytes (the features and outputs multiples of four in float32, of two in float64) are moved 16 bytes at a time,
     others element by element.  The kernels have been compiled, and run in the simulator; how fast they are on a device
     has not been measured.
+
+    A `precision` trades digits for the rate of tensor cores.  Relative to the sum of the sizes of an output's products,
+    the operands' rounding costs at most:
+
+    ============ ======= =====================================================================
+    precision    error   numbers
+    ============ ======= =====================================================================
+    ``"tf32"``   1.2e-3  those of float32; beyond 3.401e38 they count as infinite
+    ``"bf16"``   7.9e-3  those of float32; beyond 3.39e38 they count as infinite
+    ``"fp16"``   9.8e-4  up to 65504, beyond which they are infinite; digits go below 6.1e-5
+    ``"3xtf32"`` 1.1e-6  as in tf32; below 1e-34 with fewer digits
+    ============ ======= =====================================================================
+
+    Errors of many products cancel: of normal numbers, relative to the norm of the outputs, they were 3e-4, 2.5e-3, 3e-4
+    and 1e-7, in the simulator.  The order of the sums is the hardware's, not the CPU's; a row's bits do not depend on
+    its batch, unless Hopper's own kernel, which is for 64 rows, features and outputs or more, takes one of the two.
+    Activations are then computed to some 16 bits, in ``"3xtf32"`` as always.  NaN and infinity are what float32 makes
+    of them, where finite operands are finite in the format.  The weights are rounded at each call;
+    :meth:`numbadense.Sequential.to` does it once.
 
     Examples
     --------
@@ -88,7 +115,7 @@ def dense(
     >>> nd.cuda.dense([[200, 17]], [[1, -3, 5], [-2, 4, -6]], [[-1, 1, 2]], "relu")  # doctest: +SKIP
     array([[165.,   0., 900.]])
     """
-    return device.engine().dense(x, w, b, activation, out, stream, split_k)
+    return device.engine().dense(x, w, b, activation, out, stream, split_k, precision)
 
 
 def over_arrays(entry: activations.Activation) -> DeviceActivationFunction:

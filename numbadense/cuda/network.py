@@ -10,26 +10,12 @@ import numpy as np
 
 from numbadense import activations
 from numbadense._engine.cuda import device
-from numbadense.errors import OptionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from numbadense._engine.cuda.steps import Step
     from numbadense.model import Sequential
-
-
-PRECISIONS = ("bf16", "fp16")
-
-
-def known_precision(precision: str | None) -> str | None:
-    """Return `precision` if there is such a one, None among them."""
-    if precision is not None and precision not in PRECISIONS:
-        raise OptionError(
-            f"precision is {precision!r} but must be one of {', '.join(map(repr, PRECISIONS))}, or None for that of "
-            "the weights."
-        )
-    return precision
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +29,7 @@ class DeviceSequential:
     dtype : dtype
         float32 or float64: what the network computes in, and the dtype of its results.
     precision : str or None
-        "bf16" or "fp16" if it computes on tensor cores, in 16 bits.
+        What it computes in on tensor cores, if it does.
 
     Notes
     -----
@@ -57,6 +43,10 @@ class DeviceSequential:
     :meth:`explain` names; :meth:`bind` makes them one.  Large NumPy arrays go to the device and back in batches, copied
     while others are computed, small ones in one piece.  What the device reports when it is too late for the launch to
     fail is a :class:`numbadense.DeviceError` of the call that waits: one with a NumPy result, or :meth:`predict`.
+
+    With ``precision="bf16"`` or ``"fp16"`` networks no wider than 128 are one launch, and what their hidden layers give
+    is rounded too.  In wider ones, activations between layers whose width is a multiple of eight are kept in 16 bits
+    where the next layer would round them anyway.
 
     It cannot be pickled: send the network itself and call its ``to("cuda")`` in the other process.
 
@@ -84,7 +74,7 @@ class DeviceSequential:
         ----------
         network : Sequential
             It can be dropped afterwards.
-        precision : {"bf16", "fp16"}, optional
+        precision : {"tf32", "bf16", "fp16", "3xtf32"}, optional
             As for :meth:`numbadense.Sequential.to`.
         split_k : int or "auto", optional
             In how many parts of the features its layers sum, as in :func:`numbadense.cuda.dense`.
@@ -100,10 +90,7 @@ class DeviceSequential:
         """
         engine = device.engine()
         layers = network.layers
-        if known_precision(precision) is None:
-            dtype = np.result_type(*(layer.w.dtype for layer in layers))
-        else:
-            dtype = np.dtype(np.float32)
+        dtype = np.result_type(*(layer.w.dtype for layer in layers))
         widths = (layers[0].w.shape[0], *(layer.w.shape[1] for layer in layers))
         names = tuple(activations.get(layer.activation).name for layer in layers)
         return cls(engine.of_network(layers, dtype, precision, split_k), widths, names, dtype, precision)

@@ -8,11 +8,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numbadense._engine.cuda import device
-from numbadense.cuda.network import known_precision
+from numbadense.errors import OptionError
 
 if TYPE_CHECKING:
     from numbadense._engine.cuda.whole import Whole
     from numbadense.population import Population
+
+PRECISIONS = ("bf16", "fp16")
+
+
+def known_precision(precision: str | None) -> str | None:
+    """Return `precision` if there is such a one, None among them."""
+    if precision is not None and precision not in PRECISIONS:
+        raise OptionError(
+            f"precision is {precision!r} but must be one of {', '.join(map(repr, PRECISIONS))}, or None for that of "
+            "the weights."
+        )
+    return precision
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,7 +79,8 @@ class DevicePopulation:
             If the networks are wider than one launch has room for.
         """
         engine = device.engine()
-        dtype = population.dtype if known_precision(precision) is None else np.dtype(np.float32)
+        dtype = population.dtype
+        known_precision(precision)
         parts = population.weights, population.biases, population.activations
         text = repr(population).removeprefix("Population")
         if precision is not None:

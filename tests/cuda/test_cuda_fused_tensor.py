@@ -176,8 +176,8 @@ def network(widths, names, dtype=np.float32):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_network_in_half_precision_is_one_launch_from_float32_to_float32(gpu, launches, rng, precision):
-    net = network((5, 16, 9, 3), ("tanh", "sigmoid", "softmax"), np.float64)
-    x = rng.normal(size=(7, 5))
+    net = network((5, 16, 9, 3), ("tanh", "sigmoid", "softmax"))
+    x = rng.normal(size=(7, 5)).astype(np.float32)
     on_device = net.to("cuda", precision=precision)
     y = on_device(x)
     assert len(launches) == 1 and y.dtype == np.float32
@@ -209,13 +209,19 @@ def test_a_population_in_half_precision(gpu, launches, rng):
         assert (np.abs(y[index] - exact) <= far).all()
 
 
-def test_a_precision_that_is_not_there_and_a_network_that_is_too_wide_are_refused(gpu):
-    with pytest.raises(nd.OptionError, match="precision is 'int4' but must be one of 'bf16', 'fp16', or None"):
+def test_a_precision_that_is_not_there_is_refused_and_a_network_that_is_too_wide_runs_layer_by_layer(gpu, launches):
+    with pytest.raises(nd.OptionError, match="precision is 'int4' but must be one of 'bf16', 'fp16', 'tf32', '3xtf32'"):
         network((3, 2), ("relu",)).to("cuda", precision="int4")
-    with pytest.raises(
-        nd.ShapeError, match="the network is 3-33 but precision 'bf16' takes widths from 1 to 32 in bf16"
-    ):
-        network((3, 33), ("relu",)).to("cuda", precision="bf16")
+    with pytest.raises(nd.OptionError, match="precision is 'bf16' but the operands are float64"):
+        network((3, 2), ("relu",), np.float64).to("cuda", precision="bf16")
+    weights, biases = layers_of((3, 2), 2)
+    with pytest.raises(nd.OptionError, match="precision is 'bf16' but the operands are float64"):
+        nd.Population([w.astype("f8") for w in weights], biases, ["relu"]).to("cuda", precision="bf16")
+    with pytest.raises(nd.OptionError, match="precision is 'tf32' but must be one of 'bf16', 'fp16', or None"):
+        nd.Population(weights, biases, ["relu"]).to("cuda", precision="tf32")
+    wide = network((3, 33, 2), ("relu", "identity")).to("cuda", precision="bf16")
+    launches.clear()
+    assert wide(np.ones((2, 3), np.float32)).shape == (2, 2) and len(launches) == 2
 
 
 def test_tiles_for_few_rows_are_small():

@@ -8,7 +8,7 @@ import numpy as np
 from numba import cuda
 
 from numbadense import activations, scalar_math
-from numbadense._engine.cuda import borrowed, hopper, narrowing, quick, simt, split, tiles, words
+from numbadense._engine.cuda import borrowed, hopper, narrowing, quick, simt, split, tensor, tensor_pack, tiles, words
 from numbadense._engine.cuda import elementwise as elementwise_module
 from numbadense._engine.cuda import few as few_module
 from numbadense._engine.cuda import forward as forward_module
@@ -126,6 +126,20 @@ def hopper_dense(activation, tile: hopper.Tile, precision: str, half: bool, in_f
     narrow = hopper.primitives.make_narrow(precision) if half else None
     kernel = hopper.make_dense(tile, precision, narrow, quick_scalar(fused), _inlined, in_fours)
     return _kernel(kernel, tile.size, 1)
+
+
+@functools.cache
+def tensor_dense(activation, tile, precision: str, x_form: str, out_form: str):
+    """Return the dense kernel on tensor cores, ``dense(x, w, b, out)``; forms are those of `tensor`."""
+    fused = activations.REGISTRY["identity"] if activation.rowwise else activation
+    chosen = scalar(fused) if precision == "3xtf32" else quick_scalar(fused)
+    return _kernel(tensor.make_dense(tile, precision, chosen, _inlined, x_form, out_form), tile.size, tile.resident)
+
+
+@functools.cache
+def tensor_weights(precision: str, halves_in: bool):
+    """Return the kernel ``pack(w, out)`` that lays out weights for it; `halves_in` says that x has 16 bits."""
+    return cuda.jit(tensor_pack.make_pack(precision, halves_in, _inlined))
 
 
 def _narrow(precision):

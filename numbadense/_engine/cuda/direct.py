@@ -6,7 +6,7 @@ from numbadense._engine.cuda import memory
 from numbadense._engine.cuda.borrowed import Borrowed, borrow
 from numbadense._engine.cuda.steps import Step
 
-BYTE, BOUNDARY = np.dtype("uint8"), 256
+BYTE, WORD, BOUNDARY = np.dtype("uint8"), np.dtype("uint32"), 256
 
 
 def network(steps: tuple[Step, ...], x, out, dtype: np.dtype, stream):
@@ -48,15 +48,22 @@ def scratch(steps: tuple[Step, ...], m: int, dtype: np.dtype, stream, like=None)
 
     Every other one begins at the same place: when a step writes, the input of the step before is of no use any more.
     """
-    sizes = [m * step.n_out * dtype.itemsize for step in steps]
+    forms = [_form(step, m, dtype) for step in steps]
+    sizes = [rows * columns * kind.itemsize for (rows, columns), kind in forms]
     odd = -(-max(sizes[::2]) // BOUNDARY) * BOUNDARY
     shape = (max(1, odd + max(sizes[1::2], default=0)),)
     room = memory.empty(shape, BYTE, stream) if like is None else memory.new(like, shape, BYTE, stream)
     begin = borrow(room).address
-    places = (begin + index % 2 * odd for index in range(len(steps)))
     return [
-        Borrowed(place, (m, step.n_out), dtype, room, m * step.n_out) for place, step in zip(places, steps, strict=True)
+        Borrowed(begin + index % 2 * odd, shape, kind, room, shape[0] * shape[1])
+        for index, (shape, kind) in enumerate(forms)
     ]
+
+
+def _form(step: Step, m: int, dtype: np.dtype) -> tuple[tuple[int, int], np.dtype]:
+    """Return shape and dtype of what a step hands to the next: some in half the bits, two numbers to a word."""
+    halves = getattr(step, "halves_out", False)
+    return ((m, step.n_out // 2), WORD) if halves else ((m, step.n_out), dtype)
 
 
 def through(steps: tuple[Step, ...], a, outputs: list, stream):

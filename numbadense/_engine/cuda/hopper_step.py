@@ -64,6 +64,17 @@ class HopperLayer:
         """Weights and biases."""
         return self.w, self.b
 
+    def explain(self, m: int) -> str:
+        """Say which kernel `m` rows take."""
+        tile = choose(self.n_in)
+        count = tile.tiles(m, self.n_out)
+        blocks = min(count, compiler.multiprocessors())
+        how = "in turns" if tile.apart else "together"
+        return (
+            f"dense {self.n_in} -> {self.n_out}, {self.activation.name}, {self.precision} by Hopper's warpgroups {how}: "
+            f"{count} tiles of {tile.rows} x {tile.columns} outputs by {blocks} blocks, rows of x narrowed before"
+        )
+
     def run(self, x, out, stream) -> None:
         """Fill out, float32, with ``activation(x @ w + b)``; x is float32."""
         if not out.size:

@@ -8,7 +8,7 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import direct, failures, memory, split, streaming, whole
+from numbadense._engine.cuda import direct, failures, memory, split, streaming, tensor_step, whole
 from numbadense._engine.cuda import program as program_module
 from numbadense._engine.cuda.primitives import CHUNK, WARP
 from numbadense._engine.cuda.steps import Layer, Step, of_network
@@ -43,10 +43,10 @@ MOST_IN_WARP = 1024  # numbers, of all rows: 32 a lane; with 64 the compiler giv
 
 
 @failures.owner("numbadense.cuda.dense")
-def dense(x, w, b, activation, out, stream, split_k=1):
+def dense(x, w, b, activation, out, stream, split_k=1, precision=None):
     """Return ``activation(x @ w + b)``, checking all arguments."""
     chosen = activations.get(activation)
-    split.check(split_k)
+    split.check(split_k, precision)
     stream = memory.stream_of(stream, x)
     x, w = memory.operand("x", x), memory.operand("w", w)
     n_in, n_out = validate.weights(w.like).shape
@@ -55,10 +55,16 @@ def dense(x, w, b, activation, out, stream, split_k=1):
     if x.like.ndim == 0 or x.shape[-1] != n_in:
         raise validate.features_error(x.like, w.like)
     dtype = validate.operands_dtype(x.like, w.like, like)
+    tensor_step.check(precision, dtype)
     bias = bias or memory.operand("b", validate.zeros(n_out, dtype))
     weights = memory.matrix(w, n_in, n_out, dtype, stream)
     biases = memory.matrix(bias, 1, n_out, dtype, stream).reshape(n_out)
-    return forward((Layer(weights, biases, chosen, split_k),), x, out, dtype, stream)
+    if precision is None:
+        layer = Layer(weights, biases, chosen, split_k)
+    else:
+        m = int(np.prod(x.shape[:-1], dtype=np.int64))
+        layer = tensor_step.prepare(weights, biases, chosen, precision, stream, m)
+    return forward((layer,), x, out, dtype, stream)
 
 
 @failures.owner("the call of the network")
@@ -97,6 +103,7 @@ def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, st
 
 def of_population(weights, biases, chosen, dtype: np.dtype, precision: str | None) -> whole.Whole:
     """Upload networks of one shape."""
+    tensor_step.check(precision, dtype)
     networks = whole.of_stacked(weights, biases, chosen, dtype, precision)
     if networks is None:
         widths = "-".join(str(n) for n in (weights[0].shape[1], *(w.shape[2] for w in weights)))

@@ -21,11 +21,15 @@ class Plan(NamedTuple):
     tile: tiles.DenseTile | None
 
 
-def check(split) -> None:
-    """Refuse what is no number of parts."""
+def check(split, precision: str | None = None) -> None:
+    """Refuse what is no number of parts, and parts of sums on tensor cores."""
     if split != "auto" and (not isinstance(split, int) or isinstance(split, bool) or split < 1):
         raise OptionError(
             f"split_k is {split!r} but must be a number of parts, from 1, or 'auto'; pass split_k='auto'."
+        )
+    if split != 1 and precision is not None:
+        raise OptionError(
+            f"split_k is {split!r} and precision is {precision!r} but tensor cores do not sum in parts; leave one out."
         )
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import memory, split, tiles, whole
+from numbadense._engine.cuda import memory, split, tensor_step, tiles, whole
 from numbadense._engine.cuda.primitives import CHUNK
+from numbadense._engine.cuda.tensor_tiles import HALVES
 
 REMEMBERED = 256  # launches of a layer, by rows
 
@@ -130,16 +131,20 @@ def of_network(
 ) -> tuple[Step, ...]:
     """Upload layers, anything with ``w``, ``b`` and ``activation``: as one step where they fit one launch.
 
-    Sums in parts are those of layers.
+    Sums in parts are those of layers.  With a `precision` they are on tensor cores; those of 16 bits have kernels for
+    whole networks.
     """
-    split.check(split_k)
+    split.check(split_k, precision)
+    tensor_step.check(precision, dtype)
     layers = tuple(layers)
-    if split_k == 1:
+    if split_k == 1 and (precision is None or precision in HALVES):
         weights = [np.asarray(layer.w)[None] for layer in layers]
         biases = [None if layer.b is None else np.asarray(layer.b)[None] for layer in layers]
         fits = whole.of_stacked(weights, biases, [layer.activation for layer in layers], dtype, precision)
         if fits is not None:
             return (fits,)
+    if precision is not None:
+        return tensor_step.of_network(layers, precision)
     return tuple(upload(layer, dtype, split_k) for layer in layers)
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "make_shared",
     "make_wait",
     "part_number",
+    "store8",
     "store16",
     "thread",
 ]
@@ -57,10 +58,10 @@ def shared_address(context, builder, signature, arguments, at):
     return builder.ptrtoint(builder.addrspacecast(place, place.type.pointee.as_pointer(SHARED)), I32)
 
 
-def _vector(context, builder, place):
-    """Return a pointer to the vector of 16 bytes at `place`, and its length."""
+def _vector(context, builder, place, size=CHUNK):
+    """Return a pointer to the vector of `size` bytes at `place`, and its length."""
     number = place.type.pointee
-    count = CHUNK // context.get_abi_sizeof(number)
+    count = size // context.get_abi_sizeof(number)
     return builder.bitcast(place, ir.VectorType(number, count).as_pointer()), count
 
 
@@ -87,18 +88,23 @@ def load16(typing_context, registers, at, array, index):
     return types.void(registers, at, array, index), generate
 
 
-@intrinsic
-def store16(typing_context, array, index, registers, at):
-    """Store a chunk: ``array[index:index + count] = registers[at:at + count]``, aligned in `array`."""
+def _make_store(size):
+    @intrinsic
+    def store(typing_context, array, index, registers, at):
+        def generate(context, builder, signature, arguments):
+            target, count = _vector(context, builder, pointer(context, builder, signature, arguments, 0), size)
+            chunk = ir.Constant(target.type.pointee, ir.Undefined)
+            for q, place in enumerate(elements(pointer(context, builder, signature, arguments, 2), count, builder)):
+                chunk = builder.insert_element(chunk, builder.load(place), I32(q))
+            builder.store(chunk, target, align=size)
 
-    def generate(context, builder, signature, arguments):
-        target, count = _vector(context, builder, pointer(context, builder, signature, arguments, 0))
-        chunk = ir.Constant(target.type.pointee, ir.Undefined)
-        for q, place in enumerate(elements(pointer(context, builder, signature, arguments, 2), count, builder)):
-            chunk = builder.insert_element(chunk, builder.load(place), I32(q))
-        builder.store(chunk, target, align=CHUNK)
+        return types.void(array, index, registers, at), generate
 
-    return types.void(array, index, registers, at), generate
+    return store
+
+
+store16 = _make_store(CHUNK)  # a chunk: array[index:index + count] = registers[at:at + count], aligned in array
+store8 = _make_store(CHUNK // 2)  # half a chunk, aligned to that
 
 
 def _assemble(builder, text, constraints, arguments=()):

@@ -26,11 +26,13 @@ __all__ = [
     "make_shared",
     "make_wait",
     "part_number",
+    "store8",
     "store16",
     "thread",
 ]
 
 CHUNK = 16
+POISON = 0xFF  # each byte of what was never written: NaN in every format
 fma = scalar_math.fma  # through float64 in float32, exactly in float64
 SHARED, UNDER_WAY = "numbadense_shared", "numbadense_under_way"  # what a simulated block has
 DYNAMIC = "dynamic"
@@ -58,9 +60,9 @@ def part(array, index, count):
     return flat[index : index + count]
 
 
-def _chunk(array, index):
-    chunk = part(array, index, CHUNK // array.dtype.itemsize)
-    assert chunk.ctypes.data % CHUNK == 0, f"element {index} is not aligned for a chunk"
+def _chunk(array, index, size=CHUNK):
+    chunk = part(array, index, size // array.dtype.itemsize)
+    assert chunk.ctypes.data % size == 0, f"element {index} is not aligned for {size} bytes"
     return chunk
 
 
@@ -77,26 +79,36 @@ def load16(registers, at, array, index):
 
 def store16(array, index, registers, at):
     """Store a chunk."""
-    chunk = _chunk(array, index)
+    _store(_chunk(array, index), registers, at)
+
+
+def store8(array, index, registers, at):
+    """Store half a chunk."""
+    _store(_chunk(array, index, CHUNK // 2), registers, at)
+
+
+def _store(target, registers, at):
     for begin, end in list(vars(_block()).get(UNDER_WAY, {}).values()):
-        apart = end <= chunk.ctypes.data or chunk.ctypes.data + CHUNK <= begin
+        apart = end <= target.ctypes.data or target.ctypes.data + target.nbytes <= begin
         assert apart, "a copy that is under way may overwrite what is stored to shared memory"
-    chunk[:] = part(registers, at, chunk.size)
+    target[:] = part(registers, at, target.size)
 
 
 def copy16(shared, at, array, index, wanted):
     """Begin the copy of a chunk, or of zeros."""
-    _begin(_chunk(shared, at), _chunk(array, index) if wanted else 0)
+    _begin(_chunk(shared, at), _chunk(array, index) if wanted else None)
 
 
 def copy1(shared, at, array, index, wanted):
     """Begin the copy of an element, or of zero."""
-    _begin(part(shared, at, 1), part(array, index, 1) if wanted else 0)
+    _begin(part(shared, at, 1), part(array, index, 1) if wanted else None)
 
 
 def _begin(target, source):
-    copy = target, np.array(source)
-    target.view(np.uint8).fill(0xFF)  # NaN: what is there may be overwritten from now on
+    copy = target, np.zeros(target.size, target.dtype)
+    if source is not None:
+        copy[1][:] = source.view(target.dtype)  # bits, whatever they mean
+    target.view(np.uint8).fill(POISON)  # what is there may be overwritten from now on
     _copies.groups[-1].append(copy)
     begin = target.ctypes.data
     vars(_block()).setdefault(UNDER_WAY, {})[id(copy)] = begin, begin + target.nbytes
@@ -173,6 +185,6 @@ def make_dynamic_shared(jit, element):
 
 
 def _poisoned(size, element):
-    room = np.full(size * np.dtype(element).itemsize + CHUNK, 0xFF, np.uint8)  # all ones: NaN
+    room = np.full(size * np.dtype(element).itemsize + CHUNK, POISON, np.uint8)
     aligned = room[-room.ctypes.data % CHUNK :]
     return aligned[: size * np.dtype(element).itemsize].view(element)

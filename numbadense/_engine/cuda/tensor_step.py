@@ -1,0 +1,142 @@
+"""A dense layer on tensor cores: which kernel a device has for it, weights laid out once, the kernel launched."""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from numbadense import activations
+from numbadense._engine import validate
+from numbadense._engine.cuda import compile as compiler
+from numbadense._engine.cuda import hopper_step, memory, tensor_pack, tensor_tiles, tiles
+from numbadense._engine.cuda.tensor import CHUNKS, ELEMENTS, HALF, x_words
+from numbadense._engine.cuda.tensor_tiles import HALVES, PARTS
+from numbadense.errors import DeviceError, OptionError
+
+FLOAT32, WORD = np.dtype(np.float32), np.dtype(np.uint32)
+EIGHT = 8  # numbers of 16 bits in a chunk
+
+
+def check(precision, dtype: np.dtype) -> None:
+    """Raise an error unless the device computes what has `dtype` in this precision, a name or None."""
+    if precision is None:
+        return
+    names = ", ".join(repr(name) for name in PARTS)
+    if precision not in PARTS:
+        raise OptionError(f"precision is {precision!r} but must be one of {names}, or None for that of the operands.")
+    if dtype != FLOAT32:
+        raise OptionError(
+            f"precision is {precision!r} but the operands are {dtype}, which tensor cores would cut short; "
+            "convert them with astype('float32'), or leave precision out."
+        )
+    capability = compiler.capability()
+    if capability is not None and capability < tensor_tiles.LEAST:
+        raise DeviceError(
+            f"precision is {precision!r} but the device has compute capability {capability[0]}.{capability[1]}, whose "
+            "tensor cores, if any, do not compute in it: that takes 8.0; leave precision out."
+        )
+
+
+@dataclass(frozen=True)
+class TensorLayer:
+    """A dense layer: `w` as `tensor_pack` lays it out, `b` ``(n_out,)`` in float32.
+
+    With `halves_in` x has 16 bits, two numbers to a uint32, and with `halves_out` the outputs: from one step to the
+    next, which would round them to the same.
+    """
+
+    w: Any
+    b: Any
+    activation: activations.Activation
+    n_in: int
+    precision: str
+    halves_in: bool = False
+    halves_out: bool = False
+
+    @property
+    def n_out(self) -> int:
+        """Features out."""
+        return int(self.b.shape[0])
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """Weights and biases."""
+        return self.w, self.b
+
+    def explain(self, m: int) -> str:
+        """Say which kernel `m` rows take."""
+        how = "no work"
+        if m * self.n_out:
+            how = tiles.explain(choose(self.precision, m, self.n_out), m, self.n_out, compiler.multiprocessors())
+        return f"dense {self.n_in} -> {self.n_out}, {self.activation.name}, {self.precision} on tensor cores: {how}"
+
+    def run(self, x, out, stream) -> None:
+        """Fill out with ``activation(x @ w + b)``; x and out are float32, or uint32 with two halves each."""
+        if not out.size:
+            return
+        m, n = out.shape[0], self.n_out
+        forms = _form(x), _form(out)
+        words = x_words(forms[0])
+        tile = choose(self.precision, m, n)
+        kernel = compiler.tensor_dense(self.activation, tile, self.precision, *forms)
+        shared = tile.shared(self.precision, words) * WORD.itemsize
+        compiler.launch(kernel, tile.blocks(m, n), tile.size, stream, x, self.w, self.b, out, shared=shared)
+        if self.activation.rowwise:
+            compiler.launch_one_dimensional(compiler.rowwise(self.activation), m, stream, out, out)
+
+
+def _form(matrix) -> str:
+    """Return how a matrix lies in memory, in the words of `tensor`."""
+    if matrix.dtype == WORD:
+        return HALF
+    return CHUNKS if memory.in_chunks(matrix) else ELEMENTS
+
+
+def choose(precision: str, m: int, n: int) -> tensor_tiles.TensorTile:
+    """Return the tile for an output of `m` rows and `n` columns on the current device."""
+    candidates = tensor_tiles.row(compiler.capability())[precision]
+    return tiles.choose(candidates, m, n, compiler.multiprocessors())
+
+
+def prepare(w, b, activation, precision: str, stream, m: int = hopper_step.LEAST, halves=(False, False)):
+    """Return a step from float32 device arrays `w` ``(n_in, n_out)`` and `b`, for about `m` rows or more.
+
+    `halves` says whether x and out have 16 bits.  Hopper has a kernel of its own for layers that are large enough.
+    """
+    k, n = (int(size) for size in w.shape)
+    if _has_hopper(m, k, n, precision):
+        return hopper_step.pack(w, b, activation, precision, stream)
+    packed = memory.empty(tensor_pack.shape(k, n, precision), WORD, stream)
+    if packed.size:
+        kernel = compiler.tensor_weights(precision, halves[0])
+        compiler.launch_one_dimensional(kernel, packed.size // 4, stream, w, packed)
+    return TensorLayer(packed, b, activations.get(activation), k, precision, *halves)
+
+
+def _has_hopper(m: int, k: int, n: int, precision: str) -> bool:
+    """Say whether Hopper's kernel computes a layer; the simulator's layers are this one's."""
+    capability = compiler.capability()
+    return capability is not None and hopper_step.supported(m, n, k, precision, capability)
+
+
+def of_network(layers: Iterable, precision: str) -> tuple[Any, ...]:
+    """Upload layers, anything with ``w``, ``b`` and ``activation``; what one gives another in 16 bits stays so."""
+    layers = tuple(layers)
+    between = [_in_halves(*pair, precision) for pair in itertools.pairwise(layers)]
+    forms = zip([False, *between], [*between, False], strict=True)
+    return tuple(_upload(layer, precision, halves) for layer, halves in zip(layers, forms, strict=True))
+
+
+def _in_halves(layer, after, precision: str) -> bool:
+    """Say whether a layer hands its outputs to the one after it in 16 bits."""
+    if precision not in HALVES or layer.w.shape[1] % EIGHT or activations.get(layer.activation).rowwise:
+        return False
+    return not any(_has_hopper(hopper_step.LEAST, *each.w.shape, precision) for each in (layer, after))
+
+
+def _upload(layer, precision: str, halves: tuple[bool, bool]):
+    b = validate.zeros(layer.w.shape[1], FLOAT32) if layer.b is None else layer.b
+    w, b = memory.upload(layer.w, FLOAT32, 0), memory.upload(b, FLOAT32, 0)
+    return prepare(w, b, layer.activation, precision, 0, halves=halves)
