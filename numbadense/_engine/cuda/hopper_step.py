@@ -69,9 +69,9 @@ class HopperLayer:
         tile = choose(self.n_in)
         count = tile.tiles(m, self.n_out)
         blocks = min(count, compiler.multiprocessors())
-        how = "in turns" if tile.apart else "together"
+        how = "two warpgroups in turns" if tile.apart else "two warpgroups together"
         return (
-            f"dense {self.n_in} -> {self.n_out}, {self.activation.name}, {self.precision} by Hopper's warpgroups {how}: "
+            f"dense {self.n_in} -> {self.n_out}, {self.activation.name}, {self.precision} on Hopper, {how}: "
             f"{count} tiles of {tile.rows} x {tile.columns} outputs by {blocks} blocks, rows of x narrowed before"
         )
 
