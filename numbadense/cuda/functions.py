@@ -103,8 +103,9 @@ def dense(
     ============ ======= =====================================================================
 
     Errors of many products cancel: of normal numbers, relative to the norm of the outputs, they were 3e-4, 2.5e-3, 3e-4
-    and 1e-7, in the simulator.  The order of the sums is the hardware's, not the CPU's; a row's bits do not depend on
-    its batch, unless Hopper's own kernel, which is for 64 rows, features and outputs or more, takes one of the two.
+    and 1e-7, in the simulator.  The order of the sums is the hardware's, not the CPU's, and the bias comes last; a
+    row's bits do not depend on its batch, unless Hopper's own kernel, which is for 64 rows, features and outputs or
+    more, takes one of the two.
     Activations are then computed to some 16 bits, in ``"3xtf32"`` as always.  NaN and infinity are what float32 makes
     of them, where finite operands are finite in the format.  The weights are rounded at each call;
     :meth:`numbadense.Sequential.to` does it once.

@@ -12,6 +12,7 @@ from numbadense._engine.cuda.primitives import (
     copy16,
     int32,
     lane,
+    load1,
     load16,
     make_dynamic_shared,
     make_wait,
@@ -59,8 +60,8 @@ def make_dense(tile, precision, scalar, jit, x_form, out_form):
             |       | in registers       | of the   w   packed, a chunk for each lane of four
             +-------+--------------------+ block        so that no two lanes meet in a bank
 
-    Bias first, then the features in steps of 8 or 16 within tensor cores, whose sums are not rounded as float32's are;
-    for `3xtf32` the products of 16 features are summed apart, and then added to what there is.
+    Features are added in steps of 8 or 16 within tensor cores, whose sums are not rounded as float32's are; for
+    `3xtf32` the products of 16 features are summed apart, and then added to what there is.  The bias comes last.
     """
     high, wide = tile.fragments
     rows, columns, stages = tile.rows, tile.columns, tile.stages
@@ -91,16 +92,10 @@ def make_dense(tile, precision, scalar, jit, x_form, out_form):
         m, n = out.shape[0], b.shape[0]
         steps, padded = w.shape[0], w.shape[2]
         me, warp_down, warp_across, top, left = place(m, n)
-        t = lane() % 4
         m_left, padded_left = int32(min(m - top, rows)), int32(min(padded - left, columns))
 
-        for j in range(wide):
-            for e in range(2):
-                column = left + (warp_across * wide + j) * across + 2 * t + e
-                bias = b[column] if column < n else element(0)
-                for i in range(high):
-                    total[(i * wide + j) * 4 + e] = bias
-                    total[(i * wide + j) * 4 + 2 + e] = bias
+        for q in range(total_size):
+            total[q] = 0
 
         k = x.shape[1]  # in words
         x_row, x_column = spot_x()
@@ -163,7 +158,7 @@ def make_dense(tile, precision, scalar, jit, x_form, out_form):
                 column = first + (q - line * pieces) * piece
                 row = int32((warp_down * high + sweep * part_high) * down + line)
                 if row < m_left:
-                    store(shared, base + line * pitch + column - first, out, top + row, left, n, column, n_left)
+                    store(shared, base + line * pitch + column - first, b, out, top + row, left, n, column, n_left)
             sync_warp()
 
     return dense
@@ -250,35 +245,37 @@ def make_fetch_w(tile, parts):
 
 
 def make_store(scalar, out_form, pack):
-    """Return the function that applies the activation to a piece of a row in shared memory, and stores it in out."""
+    """Return the function that takes a piece of a row from shared memory to out, by way of bias and activation."""
     count = 2 * CHUNK if out_form == HALF else CHUNK
     word, element = np.uint32, np.float32
     four = CHUNK
 
-    def half(shared, at, out, row, left, n, column, n_left):
+    def half(shared, at, b, out, row, left, n, column, n_left):
         if column < n_left:
             held = cuda.local.array(count, word)
             result = cuda.local.array(four, word)
             load16(held, 0, shared, at)
             load16(held, four, shared, at + four)
             for e in range(four):
-                result[e] = pack(scalar(as_float32(held[2 * e])), scalar(as_float32(held[2 * e + 1])))
+                one = as_float32(held[2 * e]) + load1(b, left + column + 2 * e)
+                other = as_float32(held[2 * e + 1]) + load1(b, left + column + 2 * e + 1)
+                result[e] = pack(scalar(one), scalar(other))
             store16(out, row * out.shape[1] + (left + column) // 2, result, 0)
 
-    def chunks(shared, at, out, row, left, n, column, n_left):
+    def chunks(shared, at, b, out, row, left, n, column, n_left):
         if column < n_left:
             held = cuda.local.array(count, word)
             result = cuda.local.array(count, element)
             load16(held, 0, shared, at)
             for e in range(count):
-                result[e] = scalar(as_float32(held[e]))
+                result[e] = scalar(as_float32(held[e]) + load1(b, left + column + e))
             store16(out, row * n + left + column, result, 0)
 
-    def elements(shared, at, out, row, left, n, column, n_left):
+    def elements(shared, at, b, out, row, left, n, column, n_left):
         held = cuda.local.array(count, word)
         load16(held, 0, shared, at)
         for e in range(count):
             if column + e < n_left:
-                out[row, left + column + e] = scalar(as_float32(held[e]))
+                out[row, left + column + e] = scalar(as_float32(held[e]) + load1(b, left + column + e))
 
     return {HALF: half, CHUNKS: chunks, ELEMENTS: elements}[out_form]
