@@ -141,7 +141,7 @@ class DeviceSequential:
     ) -> Any:
         """Propagate many examples forward, a batch at a time: the result of calling the network.
 
-        Batches go to and fro between two sets of buffers: while one is computed and brought back, the next is read and
+        Batches take turns in two sets of buffers: while one is computed and brought back, the next is read and
         sent.  Neither host nor device need hold all rows: `x` and `out` may be memory-mapped, and larger than either.
 
         Parameters
