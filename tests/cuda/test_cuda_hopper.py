@@ -263,8 +263,10 @@ def test_twins_notice(fault, monkeypatch, impatient):
 
 
 @pytest.mark.parametrize("in_turn", [True, False])
-def test_a_warpgroup_waits_for_its_turn_while_the_other_is_slow(in_turn, monkeypatch, impatient):
+def test_a_warpgroup_waits_for_its_turn_while_the_other_is_slow(in_turn, monkeypatch, request):
     """Without, it takes a phase of a stage for the one after the next, which has the same parity."""
+    if not in_turn:
+        request.getfixturevalue("impatient")
     from numbadense._engine.cuda import compile as compiler
     from numbadense._engine.cuda import hopper
 
