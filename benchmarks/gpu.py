@@ -10,6 +10,7 @@ reports no times: it shows that the script works, before there is a device.
 """
 
 import argparse
+import faulthandler
 import importlib.metadata
 import json
 import statistics
@@ -54,14 +55,27 @@ class Bench:
                 if dry:
                     raise ImportError("a dry run has no peers")
                 self.peers[name] = __import__(name)
-            except ImportError as error:
-                self.absent[name] = str(error)
+                if name == "torch":
+                    self.peers[name].cuda.init()  # a build for the CPU has none
+            except Exception as error:
+                self.peers.pop(name, None)
+                self.absent[name] = f"{type(error).__name__}: {error}"[:200]
         self.rows, self.left_out = [], []
         if "torch" in self.peers:
             self.peers["torch"].backends.cuda.matmul.allow_tf32 = False
 
+    def peer(self, make, *arguments):
+        """Return the engines of a peer, or none if they cannot be made."""
+        try:
+            return make(self, *arguments)
+        except Exception as error:
+            self.absent[make.__name__] = f"{type(error).__name__}: {error}"[:200]
+            return {}
+
     def normal(self, *shape, dtype="float32"):
         """Return fresh random numbers on the device."""
+        if time.monotonic() > self.deadline:
+            raise TimeoutError("the budget is spent")
         return cuda.to_device(self.rng.standard_normal(shape, np.dtype(dtype)))
 
     def poisoned(self, *shape, dtype="float32"):
@@ -146,7 +160,7 @@ def elementwise(bench):
         error = checked(out, getattr(nd, name)(host), sample)
         engines = {"ours": lambda ours=ours: ours(x, out)}
         if name in ("sigmoid", "relu", "tanh", "gelu"):
-            engines |= {"copy": lambda: out.copy_to_device(x)} | peers_elementwise(bench, name, x, out)
+            engines |= {"copy": lambda: out.copy_to_device(x)} | bench.peer(peers_elementwise, name, x, out)
         bench.record("elementwise", f"{name} of {size} float32", engines, error, bytes=8 * size)
     for m, n in [(5, 9)] if bench.dry else [(65536, 64), (8192, 1024)]:
         x, out = bench.normal(m, n), bench.poisoned(m, n)
@@ -191,7 +205,7 @@ def dense(bench):
             nd.cuda.dense(x, w, b, "sigmoid", out=out)
             error = checked(out, *reference(bench, x, w, b, "sigmoid"), features=k)
             engines = {"ours": lambda x=x, w=w, b=b, out=out: nd.cuda.dense(x, w, b, "sigmoid", out=out)}
-            engines |= peers_dense(bench, x, w, b)
+            engines |= bench.peer(peers_dense, x, w, b)
             facts = {"flops": 2 * m * k * n, "tile": tile_of(m, n, dtype)}
             bench.record("dense", f"{m}, {k}, {n} {dtype}", engines, error, **facts)
 
@@ -228,7 +242,8 @@ def peers_dense(bench, x, w, b):
         engines["torch"] = lambda: torch.addmm(tb, tx, tw, out=product).sigmoid_()
         engines["torch, product alone"] = lambda: torch.mm(tx, tw, out=product)
         try:
-            compiled = torch.compile(layer)
+            torch._dynamo.reset()
+            compiled = torch.compile(layer, dynamic=False)
             compiled(tx, tw, tb)
             engines["torch.compile"] = lambda: compiled(tx, tw, tb)
         except Exception as error:  # it needs a C compiler, among other things
@@ -340,13 +355,13 @@ def stepping(bench):
     error = checked(end, expected, few, features=100 * 1024)  # each step begins with the error of the last
     engines = {"ours": lambda: launch(program, begin, end, steps)}
     if "torch" in bench.peers:
-        engines["torch, a graph"] = graph_of_steps(bench, net, begin, steps)
+        engines |= bench.peer(graph_of_steps, net, begin, steps)
     flops = 2 * rows * steps * sum(k * n for k, n in layers)
     bench.record("stepping", f"8-32-32-2, {rows} threads, {steps} steps", engines, error, flops=flops)
 
 
 def graph_of_steps(bench, net, begin, steps, in_graph=100):
-    """Return the call that replays a CUDA graph of some of the peer's steps until all are done."""
+    """Return what replays a CUDA graph of some of the peer's steps until all are done."""
     torch = bench.peers["torch"]
     weights = [(torch.tensor(layer.w, device="cuda"), torch.tensor(layer.b, device="cuda")) for layer in net.layers]
     state = torch.as_tensor(begin, device="cuda").clone()
@@ -371,7 +386,7 @@ def graph_of_steps(bench, net, begin, steps, in_graph=100):
         for _ in range(steps // in_graph):
             graph.replay()
 
-    return replay
+    return {"torch, a graph": replay}
 
 
 def machine(bench):
@@ -398,38 +413,29 @@ def main():
         parser.error(f"CUDA cannot be used: {reason}")
     if device.simulated() and not arguments.dry_run:
         parser.error("the simulator is not a device: pass --dry-run")
+    faulthandler.dump_traceback_later(arguments.budget + 90, exit=not arguments.dry_run)  # a kernel that hangs
     bench = Bench(arguments.dry_run, arguments.budget)
-    begin, failures = time.monotonic(), {}
-    for section in (
-        *(
-            peak,
-            dense,
-            gpu_warp.few,
-            gpu_tensor.tensor_cores,
-            gpu_hopper.hopper,
-            gpu_fused.fused,
-        ),
-        *(elementwise, every_tile, gpu_warp.warp, host, rows, stepping),
-    ):
-        try:
-            section(bench)
-        except Exception as error:  # the others may still tell something: a device is not often at hand
-            failures[section.__name__] = f"{type(error).__name__}: {error}"
-            print(f"{section.__name__} failed: {failures[section.__name__]}", flush=True)
-    found = {
-        "machine": machine(bench),
-        "dry_run": arguments.dry_run,
-        "seconds": time.monotonic() - begin,
-        "absent": bench.absent,
-        "left_out": bench.left_out,
-        "failures": failures,
-        "rows": bench.rows,
-    }
+    begin, found = time.monotonic(), {"machine": machine(bench), "dry_run": arguments.dry_run, "failures": {}}
     name = "dry-run" if arguments.dry_run else found["machine"]["gpu"].lower().replace(" ", "-")
     output = arguments.output or Path(__file__).with_name("results") / f"{name}-gpu.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(found, indent=1) + "\n")
-    if failures:
+    # A kernel that reads where it must not ends all later ones: the boldest come last.
+    for section in (
+        *(peak, dense, host, stepping, gpu_fused.fused, gpu_tensor.tensor_cores),
+        *(gpu_warp.few, elementwise, every_tile, gpu_warp.warp, rows, gpu_hopper.hopper),
+    ):
+        try:
+            section(bench)
+        except TimeoutError:
+            bench.left_out.append(f"the rest of {section.__name__}")
+        except Exception as error:  # the others may still tell something: a device is not often at hand
+            found["failures"][section.__name__] = f"{type(error).__name__}: {error}"
+            print(f"{section.__name__} failed: {found['failures'][section.__name__]}", flush=True)
+        found |= {"seconds": time.monotonic() - begin, "absent": bench.absent}
+        found |= {"left_out": bench.left_out, "rows": bench.rows}
+        output.write_text(json.dumps(found, indent=1) + "\n")  # each time: the next section may be the last
+    faulthandler.cancel_dump_traceback_later()
+    if found["failures"]:
         raise SystemExit(1)
 
 

@@ -86,7 +86,7 @@ def network(bench, widths, m, precision, name, host=False):
         cuda.synchronize()
     engines = {"ours": lambda: on_device(x, out)}
     if "torch" in bench.peers:
-        engines |= peers(bench, net, x, precision, name)
+        engines |= bench.peer(peers, net, x, precision, name)
     shape = "-".join(map(str, widths))
     bench.record("fused", f"{shape} {name}, {m} rows, {precision or 'float32'}", engines, error, **facts)
 
@@ -106,7 +106,8 @@ def peers(bench, net, x, precision, name):
 
     engines = {"torch": lambda: forward(given)}
     try:
-        compiled = torch.compile(forward)
+        torch._dynamo.reset()
+        compiled = torch.compile(forward, dynamic=False)
         compiled(given)
         engines["torch.compile"] = lambda: compiled(given)
     except Exception as error:  # it needs a C compiler, among other things

@@ -36,7 +36,7 @@ def hopper(bench):
                 layer.multiply(narrow, out, 0, tile)
                 error = checked(bench, out, x, w, b, precision)
                 call = functools.partial(layer.multiply, narrow, out, 0, tile)
-                engines = {"ours": call} | (peers(bench, x, w, b, precision) if half else {})
+                engines = {"ours": call} | (bench.peer(peers, x, w, b, precision) if half else {})
                 how = "in turns" if tile.apart else "together"
                 facts = {"flops": 2 * m * k * n, "predicted": predicted(k, tile, precision)}
                 bench.record("hopper", f"gelu {m}, {k}, {n} {precision}, {how}", engines, error, **facts)
@@ -85,7 +85,8 @@ def peers(bench, x, w, b, precision):
         "torch, product alone": lambda: torch.matmul(tx, tw.T),
     }
     try:
-        compiled = torch.compile(layer)
+        torch._dynamo.reset()
+        compiled = torch.compile(layer, dynamic=False)
         compiled(tx, tw, tb)
         engines["torch.compile"] = lambda: compiled(tx, tw, tb)
     except Exception as error:  # it needs a C compiler, among other things

@@ -36,7 +36,7 @@ def host(bench, checked):
         bound.out.copy_to_device(bench.poisoned(m, 2))
         error = max(error, checked(bound(), expected))
         engines = {"ours": lambda x=x, out=out: on_device(x, out), "ours, bound": bound}
-        engines |= peers(bench, net, on_device, x)
+        engines |= bench.peer(peers, net, on_device, x)
         facts = {"bars": BARS, "explained": on_device.explain(m).splitlines()[0]}
         if not bench.dry:
             facts["host_seconds"] = {name: until_it_returns(bench, call) for name, call in engines.items()}

@@ -34,7 +34,7 @@ def tensor_cores(bench):
             for form in ("16 bits", "float32"):
                 call = functools.partial(ours, bench, x, w, b, "gelu", precision, halves=form == "16 bits")
                 engines, error = call()
-                engines |= gpu_hopper.peers(bench, x, w, b, precision)
+                engines |= bench.peer(gpu_hopper.peers, x, w, b, precision)
                 record(bench, (m, k, n), precision, form, "gelu", engines, error)
 
 
@@ -119,7 +119,8 @@ def torch_float32(bench, x, w, b):
 
     engines = {"torch": lambda: layer(tx, tw, tb), "torch, TF32 allowed": lambda: allowing(layer)}
     try:
-        compiled = torch.compile(layer)
+        torch._dynamo.reset()
+        compiled = torch.compile(layer, dynamic=False)
         compiled(tx, tw, tb)
         engines["torch.compile"] = lambda: compiled(tx, tw, tb)
     except Exception as error:  # it needs a C compiler, among other things

@@ -105,7 +105,7 @@ class DevicePopulation:
     def __len__(self) -> int:
         return self._networks.networks
 
-    def __call__(self, x: Any, out: Any = None, *, stream: Any = 0) -> Any:
+    def __call__(self, x: Any, out: Any = None, *, stream: Any = None) -> Any:
         """Propagate examples forward through all networks on the device.
 
         Parameters

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import sys
 import weakref
 from types import SimpleNamespace
 
@@ -151,7 +152,7 @@ def test_a_borrowed_array_is_what_numba_takes_it_for(gpu, rng):
 class Tensor:
     """What is asked of a tensor of PyTorch."""
 
-    is_cuda, requires_grad, contiguous, pointer = True, False, True, 4096
+    is_cuda, requires_grad, contiguous, pointer, negative, place = True, False, True, 4096, False, 0
 
     def __init__(self, shape=(4, 3), **facts):
         self.shape, self.dtype = shape, "torch.float32"
@@ -166,21 +167,31 @@ class Tensor:
     def numel(self):
         return int(np.prod(self.shape))
 
+    def is_neg(self):
+        return self.negative
+
+    def get_device(self):
+        return self.place
+
 
 def test_tensors_of_pytorch_are_asked_in_its_own_words(gpu):
     from numbadense._engine.cuda import borrowed
 
     torch = SimpleNamespace(float32="torch.float32", float64="torch.float64", uint8="torch.uint8")
+    torch.cuda = SimpleNamespace(current_device=lambda: 0)
     read = borrowed._torch_reader(torch)
     a = read(Tensor())
     assert (a.address, a.shape, a.dtype, a.size) == (4096, (4, 3), np.float32, 12)
     for facts in ({"is_cuda": False}, {"requires_grad": True}, {"contiguous": False}, {"dtype": "torch.float16"}):
         assert read(Tensor(**facts)) is None
+    for facts in ({"negative": True}, {"place": 1}):  # a sign that memory does not have; another device
+        assert read(Tensor(**facts)) is None
     assert read(Tensor((0, 3))) is None
 
 
-def test_pytorch_here_has_these_words():
+def test_pytorch_here_has_these_words(monkeypatch):
     torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     from numbadense._engine.cuda import borrowed
 
     read = borrowed._torch_reader(torch)
@@ -189,22 +200,39 @@ def test_pytorch_here_has_these_words():
         array = torch.arange(6.0).reshape(2, 3)
     stand_in = Tensor(tuple(array.shape), dtype=array.dtype, pointer=array.data_ptr())
     assert read(stand_in).address == array.data_ptr()
-    assert array.is_cuda is False and array.is_contiguous() and array.numel() == 6 and not array.requires_grad
+    assert (
+        array.is_cuda is False
+        and not array.is_neg()
+        and array.is_contiguous()
+        and array.numel() == 6
+        and not array.requires_grad
+    )
 
 
-def test_arrays_of_cupy_are_asked_in_its_own_words(gpu):
+def test_arrays_of_cupy_are_asked_in_its_own_words(gpu, monkeypatch):
     from numbadense._engine.cuda import borrowed
 
+    runtime = SimpleNamespace(getDevice=lambda: 0)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)))
     array = SimpleNamespace(
         flags=SimpleNamespace(c_contiguous=True),
         size=6,
         data=SimpleNamespace(ptr=4096),
+        device=SimpleNamespace(id=0),
         shape=(2, 3),
         dtype=np.dtype("float32"),
     )
     assert borrowed._cupy(array).words == (0, 0, 6, 4, 4096, 2, 3, 12, 4)
-    array.flags.c_contiguous = False
+    array.device.id = 1
     assert borrowed._cupy(array) is None
+    array.device.id, array.flags.c_contiguous = 0, False
+    assert borrowed._cupy(array) is None
+
+
+@pytest.mark.parametrize("stream", ["0", 1.0, object()])
+def test_what_is_no_stream_is_refused(gpu, stream):
+    with pytest.raises(nd.OptionError, match="must be a stream of Numba's, or the handle of one"):
+        nd.cuda.relu(np.ones(3, np.float32), stream=stream)
 
 
 # Words

@@ -89,9 +89,15 @@ def type_of(dtype: np.dtype, ndim: int):
         return _types.setdefault((dtype, ndim), types.Array(from_dtype(dtype), ndim, "C"))
 
 
+def library_of(value) -> str:
+    """Return "torch" or "cupy" where an array is one of theirs, of a class derived from it too, and else ""."""
+    names = (kind.__module__.partition(".")[0] for kind in type(value).__mro__)
+    return next((name for name in names if name in ("torch", "cupy")), "")
+
+
 def current_stream(value) -> int:
     """Return the handle of the stream on which the library of `value` works now; 0 is the default one."""
-    library = "" if simulated() else type(value).__module__.partition(".")[0]
+    library = "" if simulated() else library_of(value)
     if library == "torch" and value.is_cuda:
         torch = sys.modules["torch"]
         quick = getattr(torch._C, "_cuda_getCurrentRawStream", None)
@@ -149,6 +155,8 @@ def _simulated(value) -> Borrowed | None:
 def _cupy(value) -> Borrowed | None:
     if not value.flags.c_contiguous or not value.size:
         return None
+    if value.device.id != sys.modules["cupy"].cuda.runtime.getDevice():
+        return None
     return Borrowed(value.data.ptr, value.shape, value.dtype, value, value.size)
 
 
@@ -158,6 +166,8 @@ def _torch_reader(torch):
     def read(value) -> Borrowed | None:
         dtype = dtypes.get(value.dtype)
         if dtype is None or not value.is_cuda or value.requires_grad or not value.is_contiguous():
+            return None
+        if value.is_neg() or value.get_device() != torch.cuda.current_device():
             return None
         size = value.numel()
         return Borrowed(value.data_ptr(), tuple(value.shape), dtype, value, size) if size else None

@@ -24,7 +24,7 @@ def network(steps: tuple[Step, ...], x, out, dtype: np.dtype, stream):
         return None
     shape = a.shape if n_in == n_out else (*a.shape[:-1], n_out)
     like = x if stream is None else None
-    stream = memory.stream_of(stream, x)
+    stream = memory.stream_of(stream, x, out)
     given = memory.new(x, shape, dtype, stream) if out is None else out
     b = borrow(given)
     if b is None or b.dtype != dtype or b.shape != shape or overlap(a, b):

@@ -1,6 +1,7 @@
 """A network's launches as one CUDA graph, bound to its arrays."""
 
 import contextlib
+import threading
 import weakref
 
 from numba import cuda
@@ -81,15 +82,17 @@ def _launcher(executable):
 
     from numbadense._engine.cuda.launch import DEFAULT, ELSEWHERE
 
+    one_at_a_time = threading.Lock()  # the driver asks for that, and the call lets other threads run
+
     def launch(stream):
         queue = stream.handle if stream else DEFAULT
-        (code,) = binding.cuGraphLaunch(executable, queue)
-        if code:
+        with one_at_a_time:
+            (code,) = binding.cuGraphLaunch(executable, queue)
             if code in ELSEWHERE:  # a thread that is new to CUDA
                 cuda.current_context()
                 (code,) = binding.cuGraphLaunch(executable, queue)
-            if code:
-                raise CudaAPIError(code, f"Call to cuGraphLaunch results in {code.name}")
+        if code:
+            raise CudaAPIError(code, f"Call to cuGraphLaunch results in {code.name}")
 
     return launch
 

@@ -158,6 +158,8 @@ def _asking(shared: int, definition):
     try:
         yield
     except driver.CudaAPIError as error:
+        if error.code != binding.CUresult.CUDA_ERROR_INVALID_VALUE:
+            raise  # a fault of work before
         raise DeviceError(
             f"the device does not give a block the {shared} bytes of shared memory that {definition.entry_name} needs "
             f"({error})."

@@ -14,10 +14,10 @@ from numba import cuda
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import failures
-from numbadense._engine.cuda.borrowed import Borrowed, current_stream
+from numbadense._engine.cuda.borrowed import Borrowed, current_stream, library_of
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.primitives import CHUNK
-from numbadense.errors import DeviceError, DTypeError, OutputError, ShapeError
+from numbadense.errors import DeviceError, DTypeError, OptionError, OutputError, ShapeError
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,26 @@ def _view(name: str, value):
     """Return a numba device array of the memory of `value`, or None if that is not on the device."""
     if getattr(value, "__cuda_ndarray__", False):
         return value
+    if not simulated() and (library := library_of(value)):
+        _check_device(name, value, library)
+        if library == "torch" and value.is_neg():  # a sign that its memory does not have
+            value = value.resolve_neg()
     try:
         interface = getattr(value, "__cuda_array_interface__", None)
     except (RuntimeError, TypeError, ValueError) as error:
         said = str(error).strip().split("\n")[0].rstrip(".")
         raise DTypeError(f"{name} is a {type(value).__name__} whose device memory cannot be read: {said}.") from error
     return None if interface is None else from_interface(interface, value)
+
+
+def _check_device(name: str, value, library: str) -> None:
+    """Refuse an array of another device than the current one, whose memory a kernel cannot reach."""
+    where = value.get_device() if library == "torch" else value.device.id
+    here = cuda.get_current_device().id
+    if where not in (-1, here):
+        raise DeviceError(
+            f"{name} is on device {where} but device {here} is current; select the one where weights and arrays are."
+        )
 
 
 def from_interface(interface: dict, owner):
@@ -273,20 +287,32 @@ class Result:
 
 def new(given, shape: tuple[int, ...], dtype: np.dtype, stream):
     """Return a new device array of the kind of `given`."""
-    library = type(given).__module__.partition(".")[0]
+    library = library_of(given)
     if library == "torch":
-        return given.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype.name))
+        torch = sys.modules["torch"]
+        made = given.new_empty(shape, dtype=getattr(torch, dtype.name))
+        if not simulated() and int(stream or 0) != current_stream(given):
+            # The memory is that of what torch has freed, which its own stream may still be working on.
+            other = torch.cuda.ExternalStream(int(stream or 0), device=given.device)
+            other.wait_stream(torch.cuda.current_stream(given.device))
+            made.record_stream(other)
+        return made
     if library == "cupy":
         return sys.modules["cupy"].empty(shape, dtype)
     return empty(shape, dtype, stream)
 
 
-def stream_of(stream, given=None):
+def stream_of(stream, *given):
     """Return `stream` as numba's: one of numba's own, the handle of another library's, or 0 for the default.
 
-    None is the stream on which the library of `given` works now.
+    None is the stream on which the library of the first of the arrays `given` works now that has one.
     """
-    handle = current_stream(given) if stream is None else stream
+    handle = next(filter(None, map(current_stream, given)), 0) if stream is None else stream
+    handle = getattr(handle, "cuda_stream", getattr(handle, "ptr", handle))  # as PyTorch and CuPy name it
+    if isinstance(handle, np.integer):
+        handle = int(handle)
+    if not isinstance(handle, int) and not hasattr(handle, "synchronize"):
+        raise OptionError(f"stream is {stream!r} but must be a stream of Numba's, or the handle of one; pass 0.")
     if isinstance(handle, int) and handle:
         if simulated():
             return cuda.external_stream(handle)

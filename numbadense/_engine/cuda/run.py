@@ -47,7 +47,7 @@ def dense(x, w, b, activation, out, stream, split_k=1, precision=None):
     """Return ``activation(x @ w + b)``, checking all arguments."""
     chosen = activations.get(activation)
     split.check(split_k, precision)
-    stream = memory.stream_of(stream, x)
+    stream = memory.stream_of(stream, x, w, b, out)
     x, w = memory.operand("x", x), memory.operand("w", w)
     n_in, n_out = validate.weights(w.like).shape
     bias = None if b is None else memory.operand("b", b)
@@ -73,7 +73,7 @@ def network(steps: tuple[Step, ...], x, out, dtype: np.dtype, owner, stream):
     done = direct.network(steps, x, out, dtype, stream)
     if done is not None:
         return done
-    stream = memory.stream_of(stream, x)
+    stream = memory.stream_of(stream, x, out)
     x = memory.operand("x", x)
     validate.compute_dtype("x", x.like)
     if x.like.ndim == 0 or x.shape[-1] != owner.n_in:
@@ -101,6 +101,7 @@ def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, st
     return result.deliver(buffer)
 
 
+@failures.owner("Population.to")
 def of_population(weights, biases, chosen, dtype: np.dtype, precision: str | None) -> whole.Whole:
     """Upload networks of one shape."""
     tensor_step.check(precision, dtype)
@@ -114,9 +115,11 @@ def of_population(weights, biases, chosen, dtype: np.dtype, precision: str | Non
     return networks
 
 
+@failures.owner("the call of the population")
 def population(networks: whole.Whole, x, out, owner, stream):
     """Return the outputs of all networks: of ``(m, n_in)`` rows for each, or of ``(networks, m, n_in)``."""
-    x, stream, dtype = memory.operand("x", x), memory.stream_of(stream), networks.dtype
+    stream, dtype = memory.stream_of(stream, x, out), networks.dtype
+    x = memory.operand("x", x)
     validate.compute_dtype("x", x.like)
     shares = validate.shared(x.like, owner)
     if x.shape[-1] != owner.n_in:
@@ -145,7 +148,7 @@ def _in_batches(steps: tuple[Step, ...], x: np.ndarray, result: memory.Result, d
 @failures.owner(lambda activation, *_: f"numbadense.cuda.{activation.name}")
 def activate(activation: activations.Activation, x, out, stream):
     """Return the activation of every element of `x`, or of every row for a row-wise one."""
-    stream = memory.stream_of(stream, x)
+    stream = memory.stream_of(stream, x, out)
     x = memory.operand("x", x)
     dtype = validate.compute_dtype("x", x.like)
     if activation.rowwise and not x.like.ndim:

@@ -10,7 +10,7 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import memory, split, tensor_step, tiles, whole
+from numbadense._engine.cuda import failures, memory, split, tensor_step, tiles, whole
 from numbadense._engine.cuda.primitives import CHUNK
 from numbadense._engine.cuda.tensor_tiles import HALVES
 
@@ -126,6 +126,7 @@ class Layer:
         )
 
 
+@failures.owner("Sequential.to")
 def of_network(
     layers: Iterable, dtype: np.dtype, precision: str | None = None, split_k: int | str = 1
 ) -> tuple[Step, ...]:
@@ -144,8 +145,11 @@ def of_network(
         if fits is not None:
             return (fits,)
     if precision is not None:
-        return tensor_step.of_network(layers, precision)
-    return tuple(upload(layer, dtype, split_k) for layer in layers)
+        steps = tensor_step.of_network(layers, precision)
+    else:
+        steps = tuple(upload(layer, dtype, split_k) for layer in layers)
+    memory.wait_for(0)  # weights are there for whatever stream reads them
+    return steps
 
 
 def upload(layer, dtype: np.dtype, split_k: int | str = 1) -> Layer:

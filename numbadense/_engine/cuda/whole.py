@@ -155,7 +155,9 @@ def _available() -> int:
 
 
 def _upload(packed: np.ndarray):
-    return memory.upload(packed, packed.dtype, 0)
+    program = memory.upload(packed, packed.dtype, 0)
+    memory.wait_for(0)  # it is there for whatever stream reads it
+    return program
 
 
 def of_stacked(weights, biases, chosen, dtype: np.dtype, precision: str | None = None) -> Whole | None:
