@@ -14,6 +14,7 @@ import faulthandler
 import importlib.metadata
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -414,6 +415,8 @@ def main():
     if device.simulated() and not arguments.dry_run:
         parser.error("the simulator is not a device: pass --dry-run")
     faulthandler.dump_traceback_later(arguments.budget + 90, exit=not arguments.dry_run)  # a kernel that hangs
+    if arguments.dry_run:
+        sys.setswitchinterval(1e-4)  # the simulator's threads are Python's, and wait for each other
     bench = Bench(arguments.dry_run, arguments.budget)
     begin, found = time.monotonic(), {"machine": machine(bench), "dry_run": arguments.dry_run, "failures": {}}
     name = "dry-run" if arguments.dry_run else found["machine"]["gpu"].lower().replace(" ", "-")

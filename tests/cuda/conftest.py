@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +10,15 @@ from device_needs import CAPABILITY, NEEDED, absent
 
 import numbadense as nd
 from numbadense._engine.cuda import device
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_turns():
+    """Python's threads take turns quickly: in the simulator they are those of CUDA, and wait for each other."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    yield
+    sys.setswitchinterval(usual)
 
 
 @pytest.fixture(scope="session")

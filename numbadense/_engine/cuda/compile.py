@@ -67,9 +67,15 @@ def quick_scalar(activation):
     return jit(scalar_math.bind(activation.function, others | found))
 
 
-def _kernel(function, threads, resident):
-    """Compile a kernel whose blocks have `threads` threads, with registers for `resident` on a multiprocessor."""
-    return cuda.jit(function) if simulated() else cuda.jit(function, launch_bounds=(threads, resident))
+def _kernel(function, threads=None, resident=None):
+    """Compile a kernel whose blocks have `threads` threads, with registers for `resident` on a multiprocessor.
+
+    It is assembled from PTX, as in the tests, and not optimised once more when it is linked, as numba-cuda does by
+    itself where nvJitLink is installed.
+    """
+    if simulated():
+        return cuda.jit(function)
+    return cuda.jit(function, lto=False, **({"launch_bounds": (threads, resident)} if threads else {}))
 
 
 @functools.cache
@@ -81,13 +87,13 @@ def multiprocessors() -> int:
 @functools.cache
 def elementwise(activation, dtype: np.dtype):
     """Return the kernel of an element-wise activation: ``elementwise(x, out)``."""
-    return cuda.jit(elementwise_module.make_elementwise(dtype, scalar(activation)))
+    return _kernel(elementwise_module.make_elementwise(dtype, scalar(activation)))
 
 
 @functools.cache
 def rowwise(activation):
     """Return the kernel of a row-wise activation: ``rowwise(x, out)``."""
-    return cuda.jit(rowwise_module.make_rowwise(scalar(activation)))
+    return _kernel(rowwise_module.make_rowwise(scalar(activation)))
 
 
 @functools.cache
@@ -116,7 +122,7 @@ def few(activation, dtype: np.dtype, rows: int, across: int, in_chunks: tuple[bo
 @functools.cache
 def gather(activation):
     """Return the kernel ``gather(sums, b, out)`` that adds the parts."""
-    return cuda.jit(few_module.make_gather(_epilogue(activation)))
+    return _kernel(few_module.make_gather(_epilogue(activation)))
 
 
 @functools.cache
@@ -139,7 +145,7 @@ def tensor_dense(activation, tile, precision: str, x_form: str, out_form: str):
 @functools.cache
 def tensor_weights(precision: str, halves_in: bool):
     """Return the kernel ``pack(w, out)`` that lays out weights for it; `halves_in` says that x has 16 bits."""
-    return cuda.jit(tensor_pack.make_pack(precision, halves_in, _inlined))
+    return _kernel(tensor_pack.make_pack(precision, halves_in, _inlined))
 
 
 def _narrow(precision):
@@ -151,19 +157,19 @@ def _narrow(precision):
 @functools.cache
 def narrow_rows(precision: str, in_chunks: bool):
     """Return the kernel ``rows(x, out)`` that narrows and pads rows."""
-    return cuda.jit(narrowing.make_rows(*_narrow(precision), _inlined, in_chunks))
+    return _kernel(narrowing.make_rows(*_narrow(precision), _inlined, in_chunks))
 
 
 @functools.cache
 def narrow_columns(precision: str):
     """Return the kernel ``columns(w, out)`` that narrows, transposes and pads weights."""
-    return cuda.jit(narrowing.make_columns(*_narrow(precision), _inlined))
+    return _kernel(narrowing.make_columns(*_narrow(precision), _inlined))
 
 
 @functools.cache
 def copy():
     """Return the kernel that gathers and casts: ``copy(x, out)``."""
-    return cuda.jit(elementwise_module.copy)
+    return _kernel(elementwise_module.copy)
 
 
 @functools.cache

@@ -155,7 +155,7 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
                 barrier_init(full + uint32(8 * stage), uint32(1))
                 barrier_init(empty + uint32(8 * stage), uint32(arrivals))
             for consumer in range(CONSUMERS):
-                barrier_init(turn + uint32(8 * consumer), uint32(1))
+                barrier_init(turn + uint32(8 * consumer), uint32(WARPS))
             barrier_init_fence()
         syncthreads()
 
@@ -221,7 +221,7 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
                         stage = uint32(0)
                         phase ^= uint32(1)
                 if apart:
-                    if me % warpgroup == 0:
+                    if lane == 0:
                         barrier_arrive(turn + uint32(8) * uint32(1 - consumer))
                     at = int32(stage) + steps
                     stage = uint32(at % stages)

@@ -7,6 +7,7 @@ from numbadense.errors import OptionError
 
 FEW = 8  # rows that the kernel for few takes
 MOST_PARTS = 64  # of a block of that kernel
+MOST_BLOCKS = 65535  # in the second dimension of a grid
 LEAST = 16, 256  # features of a part, for few rows and for more, below which "auto" does not go
 UNIT = 4  # features, of which all parts but the last have a multiple
 # What adding the parts costs a multiprocessor, in multiply-adds: to write and read an element, and to launch another
@@ -47,7 +48,7 @@ length_of = make_length()
 
 def parts_of(k: int, split: int) -> int:
     """Return how many parts `k` features have at most `split` of, none of them empty.  It depends on nothing else."""
-    parts = max(1, min(split, k))
+    parts = max(1, min(split, k, MOST_BLOCKS))
     while (fewer := max(1, -(-k // length_of(k, parts)) if k else 1)) < parts:
         parts = fewer
     return parts

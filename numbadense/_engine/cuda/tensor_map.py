@@ -17,7 +17,7 @@ from numbadense._engine.cuda.twin import boxes
 from numbadense.errors import DeviceError
 
 ALIGNED, WORDS = 64, 16  # bytes; uint64
-KEPT = 256  # maps, by address and shape
+KEPT = 8192  # maps, by address and shape: two a layer, and a graph finds again all that its first run made
 ROW = 128  # bytes of a row of a box
 # Of CUDA's enumerations (cuda.h).  Halves go as integers, whose bits nothing changes; float32 is rounded to tf32 by
 # the copy, as in CUTLASS, where the multiplication would cut it off.
