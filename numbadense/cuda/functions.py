@@ -44,8 +44,8 @@ def dense(
         Where to write the result, on either side.  It may overlap the operands.
     stream : numba stream or int, optional
         Where to queue the work: a stream of Numba's, or the handle of another library's.  By default the current stream
-        of the library of `x`, if that is PyTorch or CuPy, and else the default stream.  Work that ends in a NumPy array
-        is waited for.
+        of PyTorch or CuPy, if one of the arrays is theirs, and else the default stream.  Work that ends in a NumPy
+        array is waited for.
     split_k : int or "auto", optional
         In how many parts of the features to sum, side by side: for outputs too few to fill a device.  1 by default.
     precision : {"tf32", "bf16", "fp16", "3xtf32"}, optional
@@ -64,7 +64,8 @@ def dense(
     DeviceError
         If CUDA cannot be used, or a `precision` is asked of a device older than compute capability 8.0.
     OptionError
-        If there is no such `precision`, or the operands are float64.
+        If there is no such `precision` or stream, the operands of a `precision` are float64, or `split_k` is neither
+        "auto" nor a number of parts, or is asked for beside a `precision`.
     ShapeError
         If the shapes do not fit each other, or a device array of three dimensions or more is not contiguous.
     DTypeError
@@ -73,8 +74,6 @@ def dense(
         If there is no such activation.
     OutputError
         If `out` cannot take the result.
-    OptionError
-        If `split_k` is neither "auto" nor a number of parts.
 
     Notes
     -----

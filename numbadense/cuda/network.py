@@ -36,11 +36,10 @@ class DeviceSequential:
     A network whose widths, that of x too, are 256 at most, 128 in float64, is one launch on devices of compute
     capability 8.0 and later: each block takes rows through all layers, and between them the activations do not leave
     the multiprocessor.  The layers of others run one after the other, and the activations stay on the device.  Either
-    way the outputs have the same bits.
+    way the outputs have the same bits, unless a `precision` or `split_k` is asked for.
 
-    A call with contiguous arrays
-    of the network's dtype on the device costs the host a few microseconds and one launch for each step that
-    :meth:`explain` names; :meth:`bind` makes them one.  Large NumPy arrays go to the device and back in batches, copied
+    A call with contiguous arrays of the network's dtype on the device is one launch for each step that :meth:`explain`
+    names; :meth:`bind` makes them one.  Large NumPy arrays go to the device and back in batches, copied
     while others are computed, small ones in one piece.  What the device reports when it is too late for the launch to
     fail is a :class:`numbadense.DeviceError` of the call that waits: one with a NumPy result, or :meth:`predict`.
 
@@ -86,7 +85,9 @@ class DeviceSequential:
         Raises
         ------
         DeviceError
-            If CUDA cannot be used.
+            If CUDA cannot be used, or the device lacks the `precision`.
+        OptionError
+            If there is no such `precision` or number of parts, or a `precision` is asked of float64.
         """
         engine = device.engine()
         layers = network.layers

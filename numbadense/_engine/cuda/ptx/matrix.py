@@ -16,7 +16,6 @@ __all__ = [
     "as_bits",
     "as_float32",
     "ldmatrix",
-    "ldmatrix_transposed",
     "mma_bf16",
     "mma_fp16",
     "mma_tf32",
@@ -68,29 +67,23 @@ mma_fp16 = _make_mma("m16n8k16", "f16", 4, 2)
 mma_tf32 = _make_mma("m16n8k8", "tf32", 4, 2)
 
 
-def _make_ldmatrix(transposed):
-    """Return the function that loads four matrices of 8 by 8 numbers of 16 bits: lane l says where row l % 8 of matrix
-    l // 8 begins, in shared memory on a boundary of 16 bytes.
+@intrinsic
+def ldmatrix(typing_context, registers, at, shared, index):
+    """Load four matrices of 8 by 8 numbers of 16 bits.
+
+    Lane l says where row l % 8 of matrix l // 8 begins, in shared memory on a boundary of 16 bytes.
     """
 
-    @intrinsic
-    def ldmatrix(typing_context, registers, at, shared, index):
-        def generate(context, builder, signature, arguments):
-            source = shared_address(context, builder, signature, arguments, 2)
-            text = f"ldmatrix.sync.aligned.m8n8.x4{transposed}.shared.b16 {{$0, $1, $2, $3}}, [$4];"
-            result = ir.LiteralStructType([I32] * 4)
-            found = _call(builder, result, text, "=r,=r,=r,=r,r,~{memory}", [source], side_effect=True)
-            target = pointer(context, builder, signature, arguments, 0)
-            for q, place in enumerate(elements(target, 4, builder)):
-                builder.store(builder.extract_value(found, q), place)
+    def generate(context, builder, signature, arguments):
+        source = shared_address(context, builder, signature, arguments, 2)
+        text = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0, $1, $2, $3}, [$4];"
+        result = ir.LiteralStructType([I32] * 4)
+        found = _call(builder, result, text, "=r,=r,=r,=r,r,~{memory}", [source], side_effect=True)
+        target = pointer(context, builder, signature, arguments, 0)
+        for q, place in enumerate(elements(target, 4, builder)):
+            builder.store(builder.extract_value(found, q), place)
 
-        return types.void(registers, at, shared, index), generate
-
-    return ldmatrix
-
-
-ldmatrix = _make_ldmatrix("")
-ldmatrix_transposed = _make_ldmatrix(".trans")
+    return types.void(registers, at, shared, index), generate
 
 
 def _make_pack(instruction):

@@ -20,7 +20,6 @@ __all__ = [
     "as_bits",
     "as_float32",
     "ldmatrix",
-    "ldmatrix_transposed",
     "mma_bf16",
     "mma_fp16",
     "mma_tf32",
@@ -81,23 +80,15 @@ mma_fp16 = _make_mma(_from_fp16, 2)
 mma_tf32 = _make_mma(_from_tf32, 1)
 
 
-def _make_ldmatrix(transposed):
-    def exchange(rows):
-        matrices = np.array(rows).reshape(4, 8, 8)
-        if transposed:
-            matrices = matrices.swapaxes(1, 2)
-        return list(np.ascontiguousarray(matrices).view(np.uint32).transpose(1, 2, 0).reshape(32, 4))
-
-    def ldmatrix(registers, at, shared, index):
-        row = part(shared, index, CHUNK // shared.itemsize)
-        assert row.ctypes.data % CHUNK == 0, f"element {index} is not aligned for a row of a matrix"
-        part(registers, at, 4)[:] = collective(row.view(np.uint16).copy(), exchange)
-
-    return ldmatrix
+def ldmatrix(registers, at, shared, index):
+    """Load four matrices of 8 by 8 numbers of 16 bits; each lane says where one row begins."""
+    row = part(shared, index, CHUNK // shared.itemsize)
+    assert row.ctypes.data % CHUNK == 0, f"element {index} is not aligned for a row of a matrix"
+    part(registers, at, 4)[:] = collective(row.view(np.uint16).copy(), _exchange)
 
 
-ldmatrix = _make_ldmatrix(False)
-ldmatrix_transposed = _make_ldmatrix(True)
+def _exchange(rows):
+    return list(np.array(rows).reshape(4, 8, 8).view(np.uint32).transpose(1, 2, 0).reshape(32, 4))
 
 
 def pack_bf16(low, high):
