@@ -175,15 +175,19 @@ class Tensor:
 
 
 def test_tensors_of_pytorch_are_asked_in_its_own_words(gpu):
-    from numbadense._engine.cuda import borrowed
+    from numbadense._engine.cuda import borrowed, halves
 
-    torch = SimpleNamespace(float32="torch.float32", float64="torch.float64", uint8="torch.uint8")
+    names = ("float32", "float64", "float16", "bfloat16", "uint8")
+    torch = SimpleNamespace(**{name: f"torch.{name}" for name in names})
     torch.cuda = SimpleNamespace(current_device=lambda: 0)
     read = borrowed._torch_reader(torch)
     a = read(Tensor())
     assert (a.address, a.shape, a.dtype, a.size) == (4096, (4, 3), np.float32, 12)
-    for facts in ({"is_cuda": False}, {"requires_grad": True}, {"contiguous": False}, {"dtype": "torch.float16"}):
+    for facts in ({"is_cuda": False}, {"requires_grad": True}, {"contiguous": False}, {"dtype": "torch.int8"}):
         assert read(Tensor(**facts)) is None
+    for name, dtype in (("float16", halves.FLOAT16), ("bfloat16", halves.BFLOAT16)):
+        a = read(Tensor(dtype=f"torch.{name}"))
+        assert (a.dtype, a.nbytes, a.words[3], a.strides) == (dtype, 24, 2, (6, 2))
     for facts in ({"negative": True}, {"place": 1}):  # a sign that memory does not have; another device
         assert read(Tensor(**facts)) is None
     assert read(Tensor((0, 3))) is None

@@ -7,6 +7,7 @@ import pytest
 from device_code import assemble
 
 from numbadense._engine.cuda import fused_tiles
+from numbadense._engine.cuda.fused_tensor import Form
 from numbadense._engine.cuda.fused_tiles import SHARED, TABLE, TENSOR_TABLE
 from numbadense.activations import REGISTRY
 
@@ -27,15 +28,14 @@ def code_of(compile_ptx, tmp_path_factory):
 
     held = {}
 
-    def compiled(capability, tile, kind, names, streamed, in_chunks=(True, True)):
-        key = capability, tile, kind, names, streamed, in_chunks
+    def compiled(capability, tile, kind, names, streamed, in_chunks=(True, True), halves=False):
+        key = capability, tile, kind, names, streamed, in_chunks, halves
         if key not in held:
             chosen = tuple(REGISTRY[name] for name in names)
             if kind in ("bf16", "fp16"):
-                kernel, arrays = (
-                    compiler.fused_tensor(tile, kind, chosen, streamed, in_chunks),
-                    ["uint32"] + ["float32"] * 2,
-                )
+                forms = (Form(halves, in_fours) for in_fours in in_chunks)
+                kernel = compiler.fused_tensor(tile, kind, chosen, streamed, *forms)
+                arrays = ["uint32"] + ["uint16" if halves else "float32"] * 2
             else:
                 kernel, arrays = compiler.fused(tile, kind, chosen, streamed, in_chunks), [kind] * 3
             scalars = np.dtype("int64"), np.dtype("int64"), np.dtype("bool")
@@ -129,6 +129,22 @@ def test_heavy_activations_stay_in_registers_too(code_of, capability):
     tile = next(tile for tile in WIDE if tile.width == 64)
     names = "identity", "gelu", "softmax"
     assert_fragments(tile, *code_of(capability, tile, "bf16", names, False, (False, False)), "bf16", False)
+
+
+@pytest.mark.parametrize("tile", [tile for tile in WIDE if tile.width >= 64 and tile.warps > 1], ids=str)
+def test_halves_come_and_go_eight_bytes_at_a_time(code_of, tile):
+    ptx, code = code_of(MEASURED, tile, "bf16", ("identity", "sigmoid"), True, halves=True)
+    assert_fragments(tile, ptx, code, "bf16", False)
+    names, pieces = Counter(code.instructions), 2 * tile.parts * tile.width // 16
+    assert names["LDG.E.64"] == names["STG.E.64"] == pieces
+    rounded = sum(count for name, count in names.items() if head(name) == "F2FP")
+    assert rounded == 2 * 2 * pieces, "between the layers and of the outputs, two at once; of x, nothing is"
+
+
+def test_halves_are_read_one_by_one_in_registers_too(code_of):
+    tile = next(tile for tile in WIDE if tile.width == 64)
+    chosen = (12, 0), tile, "fp16", ("identity", "sigmoid"), True, (False, False)
+    assert_fragments(tile, *code_of(*chosen, halves=True), "f16", False)
 
 
 def assert_fragments(tile, ptx, code, kind, in_chunks=True):

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numbadense as nd
+from numbadense._engine import half
 from numbadense._engine.cuda import device
+from numbadense._engine.cuda.fused_tensor import Form
 from numbadense._engine.cuda.fused_tiles import TENSOR_TABLE, choose, tensor_tiles_of
 from numbadense.activations import REGISTRY
 
@@ -19,7 +21,10 @@ NAMES = ("identity", "relu", "sigmoid", "softmax")
 KNOWN = tuple(REGISTRY[name] for name in NAMES)
 UNIT = {"bf16": 2.0**-8, "fp16": 2.0**-11}  # half the spacing of the numbers around 1, relative to the smaller of them
 QUICK = 6e-5  # the relative error of an activation in few instructions
-POISON = np.float32(-1 / 3)
+LEAST = {"bf16": 2.0**-134, "fp16": 2.0**-25}  # half the spacing of the numbers around 0
+KINDS = {"bf16": "bfloat16", "fp16": "float16"}
+FLOATS = (False, False), (False, False)
+POISON, BITS_OF_POISON = np.float32(-1 / 3), np.uint16(0xABCD)
 GUARD = 16
 
 
@@ -59,10 +64,15 @@ def bounded(x, weights, biases, names, precision):
 
 
 @functools.cache
-def kernel_of(tile, precision, streamed, in_chunks):
+def kernel_of(tile, precision, streamed, forms):
     from numbadense._engine.cuda import compile as compiler
 
-    return compiler.fused_tensor(tile, precision, KNOWN, streamed, in_chunks)
+    return compiler.fused_tensor(tile, precision, KNOWN, streamed, *(Form(*form) for form in forms))
+
+
+def rounded(array, precision):
+    """Return the numbers nearest to float32 ones that a precision has, in float32."""
+    return np.asarray(half.rounded(array, KINDS[precision]))
 
 
 def placed(array, offset):
@@ -74,8 +84,11 @@ def placed(array, offset):
     return held
 
 
-def run(tile, precision, layers, names, x, m, *, streamed=False, in_chunks=(False, False), per=1, shares=False, at=0):
-    """Return what the kernel gives, after checking that it wrote nothing else."""
+def run(tile, precision, layers, names, x, m, *, streamed=False, forms=FLOATS, per=1, shares=False, at=0):
+    """Return what the kernel gives, in float32, after checking that it wrote nothing else.
+
+    `forms` say of x and of out whether they are halves, and whether each four of a row are aligned.
+    """
     from numbadense._engine.cuda import compile as compiler
     from numbadense._engine.cuda import fused_tensor, tensor_program
 
@@ -83,42 +96,61 @@ def run(tile, precision, layers, names, x, m, *, streamed=False, in_chunks=(Fals
     networks, n_out = len(weights[0]), weights[-1].shape[2]
     chosen = [REGISTRY[name] for name in names]
     programs = placed(tensor_program.pack(weights, biases, chosen, precision, tile.width), 0)
-    room = placed(np.full(networks * m * n_out + 2 * GUARD, POISON), at)
+    (x_half, _), (out_half, _) = forms
+    poison = BITS_OF_POISON if out_half else POISON
+    room = placed(np.full(networks * m * n_out + 2 * GUARD, poison), at)
+    x = half.rounded(x, KINDS[precision]).bits if x_half else x
     out = room[GUARD:-GUARD].reshape(networks * m, n_out)
     shared = tile.shared(programs.shape[1], fused_tensor.words(tile.width), streamed, True)
     arguments = programs, placed(x, at), out, m, per, shares
-    kernel = kernel_of(tile, precision, streamed, in_chunks)
+    kernel = kernel_of(tile, precision, streamed, forms)
     compiler.launch(kernel, networks * per, tile.size, 0, *arguments, shared=shared)
-    assert (room[:GUARD] == POISON).all() and (room[-GUARD:] == POISON).all()
-    return out
+    assert (room[:GUARD] == poison).all() and (room[-GUARD:] == poison).all()
+    return np.asarray(half.Half(KINDS[precision], out)) if out_half else out
 
 
 @st.composite
 def cases(draw):
     """Return a tile, a network that fits it, rows around its edges, and how they and the weights are copied."""
     tile, precision = draw(st.sampled_from(TILES)), draw(st.sampled_from(["bf16", "fp16"]))
-    in_chunks = draw(st.tuples(st.booleans(), st.booleans()))
+    forms = draw(st.tuples(*[st.tuples(st.booleans(), st.booleans())] * 2))
 
     def width(whole):
         return draw(st.sampled_from([4, tile.width]) if whole else st.integers(1, tile.width))
 
     depth = draw(st.integers(1, 3))
-    widths = width(in_chunks[0]), *(width(False) for _ in range(depth - 1)), width(in_chunks[1])
+    widths = width(forms[0][1]), *(width(False) for _ in range(depth - 1)), width(forms[1][1])
     names = draw(st.lists(st.sampled_from(NAMES), min_size=depth, max_size=depth))
     m = draw(st.sampled_from([1, 8, 9, 16, tile.block_rows + 1, 2 * tile.block_rows]))
-    at = 0 if any(in_chunks) else draw(st.integers(0, 3))
-    return tile, precision, widths, names, m, draw(st.booleans()), in_chunks, draw(st.integers(1, 2)), at
+    at = draw(st.integers(0, 3)) if not (forms[0][1] or forms[1][1]) else 0
+    return tile, precision, widths, names, m, draw(st.booleans()), forms, draw(st.integers(1, 2)), at
 
 
 @settings(max_examples=15, deadline=None)
 @given(cases())
 def test_any_network_is_within_the_rounding_of_its_precision_and_writes_nothing_else(case):
-    tile, precision, widths, names, m, streamed, in_chunks, per, at = case
+    tile, precision, widths, names, m, streamed, forms, per, at = case
     layers = layers_of(widths)
     x = np.random.default_rng(m).normal(size=(m, widths[0])).astype(np.float32)
-    out = run(tile, precision, layers, names, x, m, streamed=streamed, in_chunks=in_chunks, per=per, at=at)
+    out = run(tile, precision, layers, names, x, m, streamed=streamed, forms=forms, per=per, at=at)
     exact, far = bounded(x, [w[0] for w in layers[0]], [b[0] for b in layers[1]], names, precision)
+    if forms[1][0]:  # rounded once more, by half the spacing of what it is then
+        far += UNIT[precision] * (np.abs(exact) + far) + LEAST[precision]
     assert (np.abs(out - exact) <= far).all()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("in_fours", [True, False])
+def test_halves_give_the_bits_of_the_same_numbers_in_float32(precision, in_fours):
+    tile, widths, names = TILES[0], (8, 5, 12) if in_fours else (7, 5, 3), ("relu", "softmax")
+    layers, m = layers_of(widths), TILES[0].block_rows + 3
+    x = np.random.default_rng(5).normal(size=(m, widths[0])).astype(np.float32)
+    x[:3, :2] = [[np.nan, 1], [np.inf, -np.inf], [-0.0, 1e-7]]
+    x = rounded(x, precision)
+    expected = run(tile, precision, layers, names, x, m)
+    for forms in itertools.product([(False, False), (True, in_fours)], repeat=2):
+        out = run(tile, precision, layers, names, x, m, forms=forms, at=0 if in_fours else 1)
+        np.testing.assert_array_equal(out, rounded(expected, precision) if forms[1][0] else expected)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -131,10 +163,8 @@ def test_whole_numbers_come_out_exactly_wherever_they_are(tile, precision):
     weights[1] = np.eye(width, dtype=np.float32)[rng.permutation(width)][None]
     biases = [rng.integers(-3, 4, (1, width)).astype(np.float32) for _ in range(2)]
     for streamed in (False, True):
-        chunks = streamed, not streamed
-        out = run(
-            tile, precision, (weights, biases), ("relu", "identity"), x, len(x), streamed=streamed, in_chunks=chunks
-        )
+        forms = (streamed, streamed), (not streamed, not streamed)
+        out = run(tile, precision, (weights, biases), ("relu", "identity"), x, len(x), streamed=streamed, forms=forms)
         hidden = np.maximum(x @ weights[0][0] + biases[0], 0)
         assert np.abs(hidden).max() < 256, "bfloat16 holds no more whole numbers"
         np.testing.assert_array_equal(out, hidden @ weights[1][0] + biases[1])

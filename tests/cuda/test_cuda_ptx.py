@@ -107,7 +107,23 @@ def test_nothing_is_called(compile_ptx):
 
 
 def test_the_gathering_copy_compiles_for_every_real_dtype(compile_ptx):
-    from numbadense._engine.cuda import elementwise
+    from numbadense._engine.cuda import compile as compiler
 
-    for given in ("float16", "float32", "float64", "int8", "uint64", "bool"):
-        assert "st.global" in compile_ptx(elementwise.copy, (given, 2), ("float32", 2))
+    for given in ("float32", "float64", "int8", "uint64", "bool"):
+        assert "st.global" in compile_ptx(compiler.copy().py_func, (given, 2), ("float32", 2))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_copy_casts_floats_of_16_bits_on_every_device(compile_ptx, precision):
+    from numbadense._engine.cuda import compile as compiler
+
+    for reads, writes, given, taken in (
+        (precision, None, "uint16", "float32"),
+        (precision, None, "uint16", "float64"),
+        (None, precision, "float32", "uint16"),
+        (None, precision, "float64", "uint16"),
+    ):
+        kernel = compiler.copy(reads, writes, np.dtype(given).itemsize).py_func
+        ptx = compile_ptx(kernel, (given, 2), (taken, 2), capability=(7, 5))
+        assert ("cvt.f32.f16" in ptx) is (reads == "fp16") and ("cvt.rn.f16.f32" in ptx) is (writes == "fp16")
+        assert (".f64" in ptx) is ("float64" in (given, taken))

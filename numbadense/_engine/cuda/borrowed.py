@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from numbadense._engine.cuda import halves
 from numbadense._engine.cuda.device import simulated
 
 
 class Borrowed:
-    """C-contiguous device memory of some owner, which it keeps alive: an array as kernels see it."""
+    """C-contiguous device memory of some owner, which it keeps alive: an array as kernels see it.
+
+    Floats of 16 bits have the dtypes of `halves`; kernels see their bits.
+    """
 
     __slots__ = ("_words", "address", "dtype", "owner", "shape", "size")
 
@@ -68,6 +72,11 @@ class Borrowed:
         shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
         return Borrowed(self.address, shape, self.dtype, self.owner, self.size)
 
+    def words32(self) -> "Borrowed":
+        """Return numbers of 16 bits as words of 32, half as many in a row."""
+        *outer, columns = self.shape
+        return Borrowed(self.address, (*outer, columns // 2), WORD, self.owner, self.size // 2)
+
     def first(self, rows: int) -> "Borrowed":
         """Return the first rows."""
         return Borrowed(
@@ -75,6 +84,7 @@ class Borrowed:
         )
 
 
+WORD = np.dtype(np.uint32)
 _types: dict[tuple[np.dtype, int], Any] = {}
 
 
@@ -86,7 +96,7 @@ def type_of(dtype: np.dtype, ndim: int):
         from numba.cuda import types  # not numba's own, and not in the simulator of old
         from numba.cuda.np.numpy_support import from_dtype
 
-        return _types.setdefault((dtype, ndim), types.Array(from_dtype(dtype), ndim, "C"))
+        return _types.setdefault((dtype, ndim), types.Array(from_dtype(halves.in_memory(dtype)), ndim, "C"))
 
 
 def library_of(value) -> str:
@@ -143,13 +153,15 @@ def _nothing(value) -> None:
 def _numba(value) -> Borrowed | None:
     if not value.is_c_contiguous() or not value.size:
         return None
-    return Borrowed(value.device_ctypes_pointer.value, value.shape, value.dtype, value, value.size)
+    dtype = halves.known(value.dtype)
+    return Borrowed(value.device_ctypes_pointer.value, value.shape, dtype, value, value.size)
 
 
 def _simulated(value) -> Borrowed | None:
     if not value.is_c_contiguous() or not value.size:
         return None
-    return Borrowed(value.ctypes.data, tuple(value.shape), value.dtype, value, value.size)
+    dtype = halves.known(value.dtype)
+    return Borrowed(value.ctypes.data, tuple(value.shape), dtype, value, value.size)
 
 
 def _cupy(value) -> Borrowed | None:
@@ -157,11 +169,12 @@ def _cupy(value) -> Borrowed | None:
         return None
     if value.device.id != sys.modules["cupy"].cuda.runtime.getDevice():
         return None
-    return Borrowed(value.data.ptr, value.shape, value.dtype, value, value.size)
+    return Borrowed(value.data.ptr, value.shape, halves.known(value.dtype), value, value.size)
 
 
 def _torch_reader(torch):
     dtypes = {getattr(torch, name): np.dtype(name) for name in ("float32", "float64", "uint8")}
+    dtypes |= {torch.float16: halves.FLOAT16, torch.bfloat16: halves.BFLOAT16}
 
     def read(value) -> Borrowed | None:
         dtype = dtypes.get(value.dtype)
@@ -177,6 +190,7 @@ def _torch_reader(torch):
 
 def simulated_array(array: Borrowed):
     """Return an array of the simulator's on the memory, which is the host's."""
-    memory = {"shape": array.shape, "typestr": array.dtype.str, "data": (array.address, False), "version": 3}
+    kind = halves.in_memory(array.dtype)
+    memory = {"shape": array.shape, "typestr": kind.str, "data": (array.address, False), "version": 3}
     view = np.asarray(SimpleNamespace(__array_interface__=memory, of=array.owner))
     return cuda.cudadrv.devicearray.FakeCUDAArray(view)

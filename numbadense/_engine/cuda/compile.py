@@ -17,6 +17,7 @@ from numbadense._engine.cuda import fused as fused_module
 from numbadense._engine.cuda import fused_tensor as fused_tensor_module
 from numbadense._engine.cuda import rowwise as rowwise_module
 from numbadense._engine.cuda.device import simulated
+from numbadense._engine.cuda.primitives import widen_fp16
 from numbadense._engine.cuda.program import FOUR, code_of
 
 NO_CODE = -1  # of an activation
@@ -167,9 +168,27 @@ def narrow_columns(precision: str):
 
 
 @functools.cache
-def copy():
-    """Return the kernel that gathers and casts: ``copy(x, out)``."""
-    return _kernel(elementwise_module.copy)
+def copy(reads: str | None = None, writes: str | None = None, itemsize: int = 4):
+    """Return the kernel that gathers and casts: ``copy(x, out)``.
+
+    `reads` and `writes` are the precisions of 16-bit floats where x, of `itemsize` bytes, and out are such.
+    """
+    keep = _inlined(elementwise_module.keep)
+    widen = {"bf16": elementwise_module.widened_bf16, "fp16": widen_fp16}.get(reads, elementwise_module.keep)
+    narrow = keep if writes is None else _rounding(writes, itemsize > 4)
+    return _kernel(elementwise_module.make_copy(widen if widen is widen_fp16 else _inlined(widen), narrow))
+
+
+def _rounding(precision: str, double: bool):
+    """Return the function that rounds a float32, or a float64, to 16 bits once."""
+    if precision == "fp16":
+        rounded = hopper.primitives.make_narrow(precision)
+    else:  # devices before compute capability 8.0 have no instruction for it
+        rounded = _inlined(elementwise_module.rounded_bf16)
+    if not double:
+        return rounded
+    to_odd = _inlined(elementwise_module.to_odd)
+    return _inlined(lambda x: rounded(to_odd(x)))
 
 
 @functools.cache
@@ -226,8 +245,8 @@ def fused(tile, dtype: np.dtype, chosen: tuple, streamed: bool, in_chunks: tuple
 
 
 @functools.cache
-def fused_tensor(tile, precision: str, chosen: tuple, streamed: bool, in_chunks: tuple[bool, bool]):
-    """Return the kernel ``fused(programs, x, out, m, per, shares)`` on tensor cores, as `fused`."""
+def fused_tensor(tile, precision: str, chosen: tuple, streamed: bool, x_form, out_form):
+    """Return the kernel ``fused(programs, x, out, m, per, shares)`` on tensor cores, for x and out of these forms."""
     sums = tile.parts * fused_tensor_module.TILE * tile.width // 32
 
     def make_each(entry):
@@ -237,7 +256,7 @@ def fused_tensor(tile, precision: str, chosen: tuple, streamed: bool, in_chunks:
     make = fused_tensor_module.make_fused
     mma, pack = fused_tensor_module.HALVES[precision]
     whole = whole if any(entry.rowwise for entry in chosen) else None
-    return _kernel(make(tile, mma, pack, _inlined, each, whole, streamed, *in_chunks), tile.size, tile.resident)
+    return _kernel(make(tile, mma, pack, _inlined, each, whole, streamed, x_form, out_form), tile.size, tile.resident)
 
 
 def _choices(chosen: tuple, make_each=None):

@@ -1,8 +1,13 @@
 """One-dimensional kernels: an activation over an array, and a copy that gathers and casts."""
 
+import numpy as np
 from numba import cuda
 
-from numbadense._engine.cuda.primitives import CHUNK, address, load16, store16
+from numbadense._engine.cuda.primitives import CHUNK, address, as_bits, as_float32, load16, store16
+
+# Of a float32, and of the half of it that bfloat16 is.
+FINITE, INFINITY, LOW = np.uint32(0x7FFF_FFFF), np.uint32(0x7F80_0000), np.uint32(0xFFFF)
+TIE, QUIET, SIXTEEN, ONE, NONE = (np.uint32(number) for number in (0x8000, 0x40, 16, 1, 0))
 
 
 def make_elementwise(dtype, scalar):
@@ -47,13 +52,51 @@ def make_elementwise(dtype, scalar):
     return elementwise
 
 
-def copy(x, out):
-    """out[i, j] = x[i, j], cast to the dtype of out.
+def make_copy(widen, narrow):
+    """Return the kernel ``out[i, j] = narrow(widen(x[i, j]))``.
 
-    Expects 2-D arrays of one shape, apart, of any strides and real dtypes.  Any grid will do.
+    Expects 2-D arrays of one shape, apart, of any strides and real dtypes, floats of 16 bits as their bits.  Any grid
+    will do.
     """
-    columns = x.shape[1]
-    for q in range(cuda.grid(1), x.shape[0] * columns, cuda.gridsize(1)):
-        i = q // columns
-        j = q - i * columns
-        out[i, j] = x[i, j]
+
+    def copy(x, out):
+        columns = x.shape[1]
+        for q in range(cuda.grid(1), x.shape[0] * columns, cuda.gridsize(1)):
+            i = q // columns
+            j = q - i * columns
+            out[i, j] = narrow(widen(x[i, j]))
+
+    return copy
+
+
+def keep(number):
+    """Return a number."""
+    return number
+
+
+def widened_bf16(bits):
+    """Return the float32 that the bits of a bfloat16 stand for."""
+    return as_float32(np.uint32(np.uint32(bits) << SIXTEEN))
+
+
+def rounded_bf16(x):
+    """Return the bits of the bfloat16 nearest to a float32, ties to even: in integers, as every device can."""
+    bits = as_bits(x)
+    if bits & FINITE > INFINITY:
+        return np.uint16(bits >> SIXTEEN | QUIET)
+    # What is kept of the lower half decides, and the last bit of the upper one if that is just half.
+    low = bits & LOW
+    up = low > TIE or (low == TIE and bits >> SIXTEEN & ONE == ONE)
+    return np.uint16((bits >> SIXTEEN) + (ONE if up else NONE))
+
+
+def to_odd(x):
+    """Return a float64 in float32, cut short, and with an odd last bit if that took anything.
+
+    Rounded again, to 16 bits, it is what the float64 would be: to nearest twice need not be the nearest.
+    """
+    nearest = np.float32(x)
+    if nearest == x or x != x:
+        return nearest
+    bits = as_bits(nearest)
+    return as_float32(np.uint32((bits - ONE if abs(nearest) > abs(x) else bits) | ONE))

@@ -1,5 +1,7 @@
 """Whole networks on tensor cores in one kernel: activations never leave the registers."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import cuda
 
@@ -11,6 +13,7 @@ from numbadense._engine.cuda.primitives import (
     copy16,
     int32,
     load1,
+    load8,
     load16,
     make_dynamic_shared,
     make_wait,
@@ -18,6 +21,7 @@ from numbadense._engine.cuda.primitives import (
     mma_fp16,
     pack_bf16,
     pack_fp16,
+    store8,
     store16,
     sync_warp,
     thread,
@@ -27,8 +31,16 @@ LANES, TILE, HALF = 32, 16, 8  # threads of a warp; rows and features of a produ
 FACTS, WORDS = 4, CHUNK // 4
 SPAN = 16  # numbers in a loop over registers
 WORD, NUMBER = np.uint32, np.float32
-ZERO = NUMBER(0)
+ZERO, NOTHING = NUMBER(0), WORD(0)
+BITS, LOW = np.uint16, WORD(0xFFFF)
 HALVES = {"bf16": (mma_bf16, pack_bf16), "fp16": (mma_fp16, pack_fp16)}
+
+
+class Form(NamedTuple):
+    """How x or out lies in memory: in numbers of 16 bits, or float32; and whether each four of a row are aligned."""
+
+    half: bool
+    in_fours: bool
 
 
 def words(width: int) -> int:
@@ -36,15 +48,15 @@ def words(width: int) -> int:
     return FACTS + width + width * width // 2
 
 
-def make_fused(tile, mma, pack, jit, elementwise, rowwise, streamed, x_in_chunks, out_in_chunks):
+def make_fused(tile, mma, pack, jit, elementwise, rowwise, streamed, x_form, out_form):
     """Return the kernel ``out = network(x)``, for many networks of one shape or for one.
 
     Expects `programs`, ``(networks, words)`` of uint32 as `tensor_program` packs them, C-contiguous x ``(rows, n_in)``
-    and out ``(networks * m, n_out)`` of float32, out apart from the others.  The rows of network i are those from i * m
-    on, of x too unless all networks share x.  There are `per` blocks of ``tile.size`` threads for each network, which
-    walk its rows in strides, and ``tile.shared`` bytes of dynamic shared memory.  `x_in_chunks` says that x, and each
-    of its rows, begins at a multiple of 16 bytes, `out_in_chunks` the same of out.  `mma` multiplies fragments of
-    numbers of 16 bits, which `pack` rounds.  `rowwise` is None if no activation is.
+    and out ``(networks * m, n_out)``, out apart from the others: of float32, or uint16 where their `Form` says that
+    they are halves.  The rows of network i are those from i * m on, of x too unless all networks share x.  There are
+    `per` blocks of ``tile.size`` threads for each network, which walk its rows in strides, and ``tile.shared`` bytes
+    of dynamic shared memory.  `mma` multiplies fragments of numbers of 16 bits, which `pack` rounds.  `rowwise` is None
+    if no activation is.
 
     ::
 
@@ -54,8 +66,9 @@ def make_fused(tile, mma, pack, jit, elementwise, rowwise, streamed, x_in_chunks
 
     Lane ``l = 4 g + t`` has features 4 t to 4 t + 3 of each 16, for the rows g and g + 8, on both sides: a product of
     fragments does not care in which order features are summed, and the weights are packed in that of the lanes.  So a
-    lane reads and writes 16 bytes of a row, and what it has summed, activated and rounded is its part of the next
-    layer's inputs.  Between the layers nothing is exchanged but, for a row-wise activation, through shared memory.
+    lane reads and writes 16 bytes of a row, or of halves 8, which are words of fragments as they are; and what it has
+    summed, activated and rounded is its part of the next layer's inputs.  Between the layers nothing is exchanged but,
+    for a row-wise activation, through shared memory.
 
     Weights in shared memory are resident, copied once, or streamed, the next layer while one is computed with.
     """
@@ -64,8 +77,7 @@ def make_fused(tile, mma, pack, jit, elementwise, rowwise, streamed, x_in_chunks
     size, scratch = tile.size, parts * TILE * (width + WORDS)
     sums, inputs = parts * width // HALF * 4, parts * groups * 4
     shared_words, shared_floats = make_dynamic_shared(jit, WORD), make_dynamic_shared(jit, NUMBER)
-    load_inputs = jit(make_load(tile, pack, x_in_chunks))
-    store_outputs = jit(make_store(tile, out_in_chunks))
+    load_inputs, store_outputs = jit(make_load(tile, pack, x_form, jit)), jit(make_store(tile, pack, out_form, jit))
     wait_for_all, begin, clear = make_wait(0), jit(begin_sums), jit(clear_beyond)
     spread, collect = jit(make_spread(tile)), jit(make_collect(tile))
     has_rowwise = rowwise is not None
@@ -158,37 +170,67 @@ def clear_beyond(total, at, column, n):
     total[at + 5], total[at + 7] = (total[at + 5], total[at + 7]) if column + 3 < n else (ZERO, ZERO)
 
 
-def make_load(tile, pack, in_chunks):
+def make_load(tile, pack, form, jit):
     """Return the function that loads the inputs of a lane: `count` rows of x, from `first` on, and zeros beyond."""
     parts, groups = tile.parts, tile.width // TILE
+    load_four = jit((make_load_halves if form.half else make_load_floats)(pack, form.in_fours))
 
     def load(a, x, first, count, g, t):
-        held = cuda.local.array(WORDS, NUMBER)
         n_in = int32(x.shape[1])
+        pair = cuda.local.array(2, WORD)
         for part in range(parts):
             for half in range(2):
                 row = part * TILE + half * HALF + g
                 for group in range(groups):
                     column = group * TILE + t * 4
-                    for e in range(WORDS):
-                        held[e] = 0
-                    if row < count:
-                        if in_chunks:
-                            if column < n_in:
-                                load16(held, 0, x, (first + row) * n_in + column)
-                        else:
-                            for e in range(WORDS):
-                                if column + e < n_in:
-                                    held[e] = load1(x, (first + row) * n_in + column + e)
+                    load_four(pair, x, first + row, column, n_in, row < count)
                     at = (part * groups + group) * 4 + half
-                    a[at], a[at + 2] = pack(held[0], held[1]), pack(held[2], held[3])
+                    a[at], a[at + 2] = pair[0], pair[1]
 
     return load
 
 
-def make_store(tile, in_chunks):
+def make_load_floats(pack, in_fours):
+    """Return the function that loads four float32, rounded, as two words: zeros beyond the row, and if not `wanted`."""
+
+    def load(pair, x, row, column, n_in, wanted):
+        held = cuda.local.array(WORDS, NUMBER)
+        for e in range(WORDS):
+            held[e] = 0
+        if wanted:
+            if in_fours:
+                if column < n_in:
+                    load16(held, 0, x, row * n_in + column)
+            else:
+                for e in range(WORDS):
+                    if column + e < n_in:
+                        held[e] = load1(x, row * n_in + column + e)
+        pair[0], pair[1] = pack(held[0], held[1]), pack(held[2], held[3])
+
+    return load
+
+
+def make_load_halves(pack, in_fours):
+    """Return the function that loads four numbers of 16 bits as two words, likewise."""
+
+    def load(pair, x, row, column, n_in, wanted):
+        pair[0], pair[1] = NOTHING, NOTHING
+        if wanted:
+            if in_fours:
+                if column < n_in:
+                    load8(pair, 0, x, row * n_in + column)
+            else:
+                for e in range(WORDS):
+                    if column + e < n_in:
+                        pair[e // 2] |= WORD(WORD(load1(x, row * n_in + column + e)) << WORD(16 * (e % 2)))
+
+    return load
+
+
+def make_store(tile, pack, form, jit):
     """Return the function that stores the outputs of a lane: `count` rows of out, from `first` on."""
     parts, groups = tile.parts, tile.width // TILE
+    store_four = jit((make_store_halves if form.half else make_store_floats)(pack, form.in_fours))
 
     def store(out, total, first, count, g, t):
         held = cuda.local.array(WORDS, NUMBER)
@@ -201,12 +243,37 @@ def make_store(tile, in_chunks):
                     if row < count and column < n_out:
                         at = (part * groups + group) * 8 + half * 2
                         held[0], held[1], held[2], held[3] = total[at], total[at + 1], total[at + 4], total[at + 5]
-                        if in_chunks:
-                            store16(out, (first + row) * n_out + column, held, 0)
-                        else:
-                            for e in range(WORDS):
-                                if column + e < n_out:
-                                    out[first + row, column + e] = held[e]
+                        store_four(out, first + row, column, n_out, held)
+
+    return store
+
+
+def make_store_floats(pack, in_fours):
+    """Return the function that stores four float32 to a row, those beyond it not."""
+
+    def store(out, row, column, n_out, held):
+        if in_fours:
+            store16(out, row * n_out + column, held, 0)
+        else:
+            for e in range(WORDS):
+                if column + e < n_out:
+                    out[row, column + e] = held[e]
+
+    return store
+
+
+def make_store_halves(pack, in_fours):
+    """Return the function that stores four numbers rounded to 16 bits, likewise."""
+
+    def store(out, row, column, n_out, held):
+        pair = cuda.local.array(2, WORD)
+        pair[0], pair[1] = pack(held[0], held[1]), pack(held[2], held[3])
+        if in_fours:
+            store8(out, row * n_out + column, pair, 0)
+        else:
+            for e in range(WORDS):
+                if column + e < n_out:
+                    out[row, column + e] = BITS(pair[e // 2] >> WORD(16 * (e % 2)) & LOW)
 
     return store
 

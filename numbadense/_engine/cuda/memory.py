@@ -13,7 +13,7 @@ from numba import cuda
 
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import failures
+from numbadense._engine.cuda import failures, halves
 from numbadense._engine.cuda.borrowed import Borrowed, current_stream, library_of
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.primitives import CHUNK
@@ -25,13 +25,15 @@ class Operand:
     """An array argument.
 
     `view` is a numba device array of its memory, or None where it is a NumPy array.  `like` is that NumPy array, or one
-    of no memory that has the shape and dtype of `view`, by which it can be checked.
+    of no memory that has the shape and dtype of `view`, by which it can be checked.  `dtype` is that of the memory; of
+    floats of 16 bits `view` has the bits, as uint16, and `like` is of float16.
     """
 
     name: str
     given: Any
     like: np.ndarray
     view: Any
+    dtype: np.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -43,10 +45,21 @@ def operand(name: str, value) -> Operand:
     """Return the argument `value`: whatever has a ``__cuda_array_interface__`` is on the device, the rest in NumPy."""
     view = _view(name, value)
     if view is None:
-        return Operand(name, value, validate.as_array(name, value), None)
-    if not view.dtype.isnative:
+        like = validate.as_array(name, value)
+        return Operand(name, value, like, None, like.dtype)
+    return _viewed(name, value, view)
+
+
+def _viewed(name: str, value, view) -> Operand:
+    """Return the argument of which `view` is the memory."""
+    dtype = halves.known(view.dtype)
+    if not dtype.isnative:
         raise DTypeError(f"{name} has dtype {view.dtype} but a device computes in native byte order; convert it first.")
-    return Operand(name, value, _like(view), view)
+    shape = tuple(view.shape)
+    like = np.lib.stride_tricks.as_strided(np.empty(1, halves.checked_as(dtype)), shape, (0,) * len(shape))
+    if dtype in halves.PRECISION:
+        view = strided(address(view), shape, tuple(view.strides), halves.BITS, view)
+    return Operand(name, value, like, view, dtype)
 
 
 def on_device(value) -> bool:
@@ -62,12 +75,17 @@ def _view(name: str, value):
         _check_device(name, value, library)
         if library == "torch" and value.is_neg():  # a sign that its memory does not have
             value = value.resolve_neg()
+    interface, owner = _interface(name, value)
+    return None if interface is None else from_interface(interface, owner)
+
+
+def _interface(name: str, value) -> tuple[dict | None, Any]:
+    """Return the interface of an array, and the owner of the memory that it describes."""
     try:
-        interface = getattr(value, "__cuda_array_interface__", None)
+        return halves.interface(value)
     except (RuntimeError, TypeError, ValueError) as error:
         said = str(error).strip().split("\n")[0].rstrip(".")
         raise DTypeError(f"{name} is a {type(value).__name__} whose device memory cannot be read: {said}.") from error
-    return None if interface is None else from_interface(interface, value)
 
 
 def _check_device(name: str, value, library: str) -> None:
@@ -89,8 +107,10 @@ def from_interface(interface: dict, owner):
     return cuda.cudadrv.devicearray.FakeCUDAArray(np.asarray(SimpleNamespace(__array_interface__=described, of=owner)))
 
 
-def _like(view) -> np.ndarray:
-    return np.lib.stride_tricks.as_strided(np.empty(1, view.dtype), view.shape, (0,) * view.ndim)
+def strided(begin: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype, owner):
+    """Return a numba device array of memory of `owner`."""
+    interface = {"shape": shape, "typestr": dtype.str, "strides": strides, "version": 3}
+    return from_interface(interface | {"data": (begin, False)}, owner)
 
 
 class _Record(threading.local):
@@ -156,19 +176,30 @@ def upload(array: np.ndarray, dtype: np.dtype, stream):
         raise
 
 
-def matrix(x: Operand, rows: int, columns: int, dtype: np.dtype, stream):
-    """Return `x` as a C-contiguous 2-D device array of `dtype`: its own memory where that will do."""
+def matrix(x: Operand, rows: int, columns: int, dtype: np.dtype, stream, reads=None):
+    """Return `x` as a C-contiguous 2-D device array of `dtype`: its own memory where that will do.
+
+    `reads` says of a matrix of 16-bit floats whether that will do too.
+    """
     shape = (rows, columns)
     if not x.like.size:
         return empty(shape, dtype, stream)
     if x.view is None:
         return upload(x.like.reshape(shape), dtype, stream)
     view = as_matrix(x, rows, columns)
-    if view.dtype == dtype and contiguous(view):
-        return view
+    if contiguous(view):
+        if x.dtype == dtype:
+            return view
+        if reads is not None and reads(lent := _lent(x, shape)):
+            return lent
     gathered = empty(shape, dtype, stream)
-    copy(view, gathered, stream)
+    copy(view, x.dtype, gathered, dtype, stream)
     return gathered
+
+
+def _lent(x: Operand, shape: tuple[int, int]) -> Borrowed:
+    """Return the contiguous memory of `x` as kernels are lent it, in this shape."""
+    return Borrowed(address(x.view), shape, x.dtype, x.view, shape[0] * shape[1])
 
 
 def as_matrix(x: Operand, rows: int, columns: int):
@@ -183,9 +214,7 @@ def as_matrix(x: Operand, rows: int, columns: int):
         )
     if view.ndim == 2:
         return view
-    strides = (0, *view.strides)
-    interface = {"shape": (rows, columns), "typestr": view.dtype.str, "strides": strides, "version": 3}
-    return from_interface(interface | {"data": (address(view), False)}, view)
+    return strided(address(view), (rows, columns), (0, *view.strides), view.dtype, view)
 
 
 def contiguous(view) -> bool:
@@ -199,11 +228,13 @@ def contiguous(view) -> bool:
     return True
 
 
-def copy(x, out, stream) -> None:
-    """Copy between 2-D device arrays of one shape, which may differ in strides and dtype."""
-    target = compiler.target()
-    blocks = min(target.blocks, -(-x.size // target.threads))
-    compiler.launch(compiler.copy(), blocks, target.threads, stream, x, out)
+def copy(x, dtype: np.dtype, out, out_dtype: np.dtype, stream) -> None:
+    """Copy between 2-D device arrays of one shape, which may differ in strides and dtype.
+
+    Those are given beside them, for floats of 16 bits are there as bits.
+    """
+    kernel = compiler.copy(halves.PRECISION.get(dtype), halves.PRECISION.get(out_dtype), dtype.itemsize)
+    compiler.launch_one_dimensional(kernel, x.size, stream, x, out)
 
 
 def address(view) -> int:
@@ -214,9 +245,9 @@ def address(view) -> int:
     return view.ctypes.data if pointer is None else pointer.value or 0
 
 
-def in_chunks(*views) -> bool:
-    """Say whether C-contiguous device arrays, and each of their rows, begin at a multiple of 16 bytes."""
-    return all((address(view) | tuple(view.shape)[-1] * view.dtype.itemsize) % CHUNK == 0 for view in views)
+def in_chunks(*views, size: int = CHUNK) -> bool:
+    """Say whether C-contiguous device arrays, and each of their rows, begin at a multiple of `size` bytes."""
+    return all((address(view) | tuple(view.shape)[-1] * view.dtype.itemsize) % size == 0 for view in views)
 
 
 def overlap(one, other) -> bool:
@@ -243,38 +274,43 @@ class Result:
 
     def __init__(self, x: Operand, out, shape: tuple[int, ...], dtype: np.dtype, stream):
         self.dtype, self.stream = dtype, stream
-        if out is None:
-            view = None
-            if x.view is None:
-                self.given = np.empty(shape, dtype)
-            else:
-                self.given = new(x.given, shape, dtype, stream)
-                view = _view("out", self.given)
-            self.target = Operand("out", self.given, self.given if view is None else _like(view), view)
+        if out is None and x.view is None:
+            self.given = np.empty(shape, dtype)
+            self.target = Operand("out", self.given, self.given, None, dtype)
             return
-        self.given, self.target = out, None
-        view = _view("out", out)
-        self.target = Operand(
-            "out", out, validate.check_output(out if view is None else _like(view), shape, dtype), view
-        )
-        if view is not None and getattr(out, "__cuda_array_interface__", {"data": (0, False)})["data"][1]:
-            raise OutputError(f"out is read-only but must take the result of shape {shape}; pass another array.")
+        self.given = new(x.given, shape, dtype, stream) if out is None else out
+        view = _view("out", self.given)
+        if view is None:
+            like = validate.check_output(out, shape, dtype)
+            self.target = Operand("out", out, like, None, like.dtype)
+            return
+        self.target = _viewed("out", self.given, view)
+        if out is not None:
+            validate.check_output(self.target.like, shape, dtype)
+            interface, _ = _interface("out", out)
+            if interface is not None and interface["data"][1]:
+                raise OutputError(f"out is read-only but must take the result of shape {shape}; pass another array.")
 
-    def buffer(self, rows: int, columns: int, inputs: tuple):
-        """Return a device array for a kernel to write: apart from all `inputs`, device arrays."""
-        view = self.target.view
-        if view is not None and view.dtype == self.dtype and contiguous(view):
-            direct = view.reshape(rows, columns)
-            if not any(overlap(direct, other) for other in inputs):
+    def buffer(self, rows: int, columns: int, inputs: tuple, writes=None):
+        """Return a device array for a kernel to write: apart from all `inputs`, device arrays.
+
+        `writes` says of a matrix of 16-bit floats whether the kernel writes that too.
+        """
+        target, shape = self.target, (rows, columns)
+        if target.view is not None and contiguous(target.view):
+            direct = target.view.reshape(rows, columns) if target.dtype == self.dtype else _lent(target, shape)
+            taken = target.dtype == self.dtype or (writes is not None and writes(direct))
+            if taken and not any(overlap(direct, other) for other in inputs):
                 return direct
-        return empty((rows, columns), self.dtype, self.stream)
+        return empty(shape, self.dtype, self.stream)
 
     def deliver(self, buffer):
         """Take what a kernel has written to `buffer` to the caller's array, and return that."""
         view, like = self.target.view, self.target.like
         if view is not None:
             if address(view) != address(buffer):
-                copy(buffer, as_matrix(self.target, *buffer.shape), self.stream)
+                rows = as_matrix(self.target, *buffer.shape)
+                copy(buffer, self.dtype, rows, self.target.dtype, self.stream)
             return self.given
         host = like if like.dtype == self.dtype and like.flags.carray else np.empty(like.shape, self.dtype)
         buffer.copy_to_host(host.reshape(buffer.shape), stream=self.stream)

@@ -128,8 +128,8 @@ def population(networks: whole.Whole, x, out, owner, stream):
     result = memory.Result(x, out, (count, m, networks.n_out), dtype, stream)
     if not m:
         return result.given
-    rows = memory.matrix(x, m if shares else count * m, networks.n_in, dtype, stream)
-    buffer = result.buffer(count * m, networks.n_out, (rows, *networks.arrays))
+    rows = memory.matrix(x, m if shares else count * m, networks.n_in, dtype, stream, networks.reads)
+    buffer = result.buffer(count * m, networks.n_out, (rows, *networks.arrays), networks.writes)
     networks.run_each(rows, buffer, m, shares, stream)
     return result.deliver(buffer)
 
@@ -169,7 +169,7 @@ def activate(activation: activations.Activation, x, out, stream):
             compiler.launch_one_dimensional(compiler.rowwise(activation), rows, stream, source, buffer)
         else:
             flat = source.reshape(x.like.size), buffer.reshape(x.like.size)
-            chunks = -(-x.like.nbytes // CHUNK)
+            chunks = -(-x.like.size * dtype.itemsize // CHUNK)
             compiler.launch_one_dimensional(compiler.elementwise(activation, dtype), chunks, stream, *flat)
         result.deliver(buffer)
     if out is None and isinstance(result.given, np.ndarray) and not x.like.ndim and not isinstance(x.given, np.ndarray):

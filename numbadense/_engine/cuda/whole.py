@@ -8,7 +8,7 @@ import numpy as np
 
 from numbadense import activations
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import fused_program, fused_tensor, fused_tiles, memory, tensor_program
+from numbadense._engine.cuda import fused_program, fused_tensor, fused_tiles, halves, memory, tensor_program
 from numbadense._engine.cuda.primitives import CHUNK
 
 REMEMBERED = 256  # launches, by rows
@@ -64,7 +64,7 @@ class Whole:
 
     def run_each(self, x, out, m: int, shares: bool, stream) -> None:
         """Fill out, ``(networks * m, n_out)``, from x, which has as many rows, or m if the networks share them."""
-        key = m, memory.address(x) % CHUNK, memory.address(out) % CHUNK
+        key = m, memory.address(x) % CHUNK, memory.address(out) % CHUNK, x.dtype.itemsize, out.dtype.itemsize
         planned = self._launches.get(key)
         if planned is None:
             if len(self._launches) >= REMEMBERED:
@@ -75,7 +75,7 @@ class Whole:
 
     @functools.cached_property
     def _launches(self) -> dict:
-        return {}  # by rows, and whether x and out begin at a multiple of 16 bytes
+        return {}  # by rows, whether x and out begin at a multiple of 16 bytes, and the size of their elements
 
     def _plan(self, x, out, m: int) -> tuple:
         """Return kernel, blocks, threads and shared memory for matrices, the program, blocks a network."""
@@ -85,7 +85,7 @@ class Whole:
         layout = self.layout(tile, streams)
         if layout not in self._programs:
             self._programs[layout] = self.program(*layout)
-        kernel = self.kernel(tile, streams, (memory.in_chunks(x), memory.in_chunks(out)))
+        kernel = self.kernel(tile, streams, x, out)
         per = fused_tiles.blocks_for_each(tile, m, self.networks, processors)
         return kernel, per * self.networks, tile.size, shared, self._programs[layout], per
 
@@ -119,14 +119,20 @@ class Whole:
         """Return the networks on the device."""
         return _upload(fused_program.pack(*zip(*self.layers, strict=True), self.dtype, width, depth))
 
-    def kernel(self, tile, streams: bool, in_chunks: tuple[bool, bool]):
-        """Return the kernel."""
-        return compiler.fused(tile, self.dtype, self.chosen, streams, in_chunks)
+    def kernel(self, tile, streams: bool, x, out):
+        """Return the kernel for these matrices."""
+        return compiler.fused(tile, self.dtype, self.chosen, streams, (memory.in_chunks(x), memory.in_chunks(out)))
+
+    def takes(self, matrix) -> bool:
+        """Say whether it reads, or writes, a matrix of 16-bit floats as it is."""
+        return False
+
+    reads = writes = takes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TensorWhole(Whole):
-    """Networks of one shape on tensor cores, in `precision`, from float32 to float32."""
+    """Networks of one shape on tensor cores, in `precision`, from float32, or numbers of that precision, to either."""
 
     precision: str
 
@@ -145,9 +151,21 @@ class TensorWhole(Whole):
         """As above."""
         return _upload(tensor_program.pack(*zip(*self.layers, strict=True), self.precision, width))
 
-    def kernel(self, tile, streams: bool, in_chunks: tuple[bool, bool]):
+    def kernel(self, tile, streams: bool, x, out):
         """As above."""
-        return compiler.fused_tensor(tile, self.precision, self.chosen, streams, in_chunks)
+        return compiler.fused_tensor(tile, self.precision, self.chosen, streams, _form(x), _form(out))
+
+    def takes(self, matrix) -> bool:
+        """As above."""
+        return matrix.dtype == halves.OF_PRECISION[self.precision]
+
+    reads = writes = takes
+
+
+def _form(matrix) -> fused_tensor.Form:
+    """Return how a matrix lies in memory."""
+    itemsize = matrix.dtype.itemsize
+    return fused_tensor.Form(itemsize == halves.BITS.itemsize, memory.in_chunks(matrix, size=4 * itemsize))
 
 
 def _available() -> int:

@@ -22,6 +22,7 @@ __all__ = [
     "pack_bf16",
     "pack_fp16",
     "to_tf32",
+    "widen_fp16",
 ]
 
 F32 = ir.FloatType()
@@ -109,6 +110,16 @@ def to_tf32(typing_context, number):
         return _call(builder, I32, "cvt.rna.tf32.f32 $0, $1;", "=r,f", arguments)
 
     return types.uint32(types.float32), generate
+
+
+@intrinsic
+def widen_fp16(typing_context, bits):
+    """Return the float32 that the bits of a float16 stand for."""
+
+    def generate(context, builder, signature, arguments):
+        return _call(builder, F32, "cvt.f32.f16 $0, $1;", "=f,h", arguments)
+
+    return types.float32(types.uint16), generate
 
 
 @intrinsic

@@ -23,6 +23,7 @@ __all__ = [
     "fma",
     "int32",
     "load1",
+    "load8",
     "load16",
     "make_dynamic_shared",
     "make_shared",
@@ -58,9 +59,8 @@ def shared_address(context, builder, signature, arguments, at):
     return builder.ptrtoint(builder.addrspacecast(place, place.type.pointee.as_pointer(SHARED)), I32)
 
 
-def _vector(context, builder, place, size=CHUNK):
-    """Return a pointer to the vector of `size` bytes at `place`, and its length."""
-    number = place.type.pointee
+def _vector(context, builder, place, number, size):
+    """Return a pointer to the vector of `size` bytes, of `number`, at `place`, and its length."""
     count = size // context.get_abi_sizeof(number)
     return builder.bitcast(place, ir.VectorType(number, count).as_pointer()), count
 
@@ -75,26 +75,35 @@ def load1(typing_context, array, index):
     return array.dtype(array, index), generate
 
 
-@intrinsic
-def load16(typing_context, registers, at, array, index):
-    """Load a chunk: ``registers[at:at + count] = array[index:index + count]``, aligned in `array`."""
+def _make_load(size):
+    @intrinsic
+    def load(typing_context, registers, at, array, index):
+        def generate(context, builder, signature, arguments):
+            target = pointer(context, builder, signature, arguments, 0)
+            source = pointer(context, builder, signature, arguments, 2)
+            source, count = _vector(context, builder, source, target.type.pointee, size)
+            loaded = builder.load(source, align=size)
+            for q, place in enumerate(elements(target, count, builder)):
+                builder.store(builder.extract_element(loaded, I32(q)), place)
 
-    def generate(context, builder, signature, arguments):
-        source, count = _vector(context, builder, pointer(context, builder, signature, arguments, 2))
-        loaded = builder.load(source, align=CHUNK)
-        for q, place in enumerate(elements(pointer(context, builder, signature, arguments, 0), count, builder)):
-            builder.store(builder.extract_element(loaded, I32(q)), place)
+        return types.void(registers, at, array, index), generate
 
-    return types.void(registers, at, array, index), generate
+    return load
+
+
+load16 = _make_load(CHUNK)  # a chunk: registers[at:at + count] = array[index:index + count], aligned in array
+load8 = _make_load(CHUNK // 2)  # half a chunk, aligned to that; words may be loaded from an array of halves of them
 
 
 def _make_store(size):
     @intrinsic
     def store(typing_context, array, index, registers, at):
         def generate(context, builder, signature, arguments):
-            target, count = _vector(context, builder, pointer(context, builder, signature, arguments, 0), size)
+            source = pointer(context, builder, signature, arguments, 2)
+            target = pointer(context, builder, signature, arguments, 0)
+            target, count = _vector(context, builder, target, source.type.pointee, size)
             chunk = ir.Constant(target.type.pointee, ir.Undefined)
-            for q, place in enumerate(elements(pointer(context, builder, signature, arguments, 2), count, builder)):
+            for q, place in enumerate(elements(source, count, builder)):
                 chunk = builder.insert_element(chunk, builder.load(place), I32(q))
             builder.store(chunk, target, align=size)
 
@@ -104,7 +113,7 @@ def _make_store(size):
 
 
 store16 = _make_store(CHUNK)  # a chunk: array[index:index + count] = registers[at:at + count], aligned in array
-store8 = _make_store(CHUNK // 2)  # half a chunk, aligned to that
+store8 = _make_store(CHUNK // 2)  # half a chunk, aligned to that; words may be stored to an array of halves of them
 
 
 def _assemble(builder, text, constraints, arguments=()):

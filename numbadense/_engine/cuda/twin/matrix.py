@@ -26,6 +26,7 @@ __all__ = [
     "pack_bf16",
     "pack_fp16",
     "to_tf32",
+    "widen_fp16",
 ]
 
 TF32_DROPPED = np.uint32((1 << 13) - 1)
@@ -111,6 +112,12 @@ def to_tf32(number):
     if not np.isfinite(np.float32(number)):
         return bits & ~TF32_DROPPED if np.isinf(number) else np.uint32(0x7FFFE000)
     return np.uint32((int(bits) + 0x1000) & ~0x1FFF)
+
+
+def widen_fp16(bits):
+    """Return the float32 that the bits of a float16 stand for."""
+    with np.errstate(invalid="ignore"):
+        return np.uint16(bits).view(np.float16).astype(np.float32)
 
 
 def as_float32(bits):

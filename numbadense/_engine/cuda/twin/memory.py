@@ -21,6 +21,7 @@ __all__ = [
     "fma",
     "int32",
     "load1",
+    "load8",
     "load16",
     "make_dynamic_shared",
     "make_shared",
@@ -73,8 +74,22 @@ def load1(array, index):
 
 def load16(registers, at, array, index):
     """Load a chunk."""
-    chunk = _chunk(array, index)
-    part(registers, at, chunk.size)[:] = chunk
+    _load(registers, at, _chunk(array, index))
+
+
+def load8(registers, at, array, index):
+    """Load half a chunk."""
+    _load(registers, at, _chunk(array, index, CHUNK // 2))
+
+
+def _load(registers, at, source):
+    part(registers, at, source.nbytes // registers.itemsize)[:] = _as(registers.dtype, source)
+
+
+def _as(dtype, chunk):
+    """Return a chunk as elements of another dtype: words of halves, and the other way round."""
+    assert chunk.dtype == dtype or (chunk.dtype.kind, dtype.kind) == ("u", "u"), f"{chunk.dtype} is no {dtype}"
+    return chunk.view(dtype)
 
 
 def store16(array, index, registers, at):
@@ -91,7 +106,7 @@ def _store(target, registers, at):
     for begin, end in list(vars(_block()).get(UNDER_WAY, {}).values()):
         apart = end <= target.ctypes.data or target.ctypes.data + target.nbytes <= begin
         assert apart, "a copy that is under way may overwrite what is stored to shared memory"
-    target[:] = part(registers, at, target.size)
+    target[:] = _as(target.dtype, part(registers, at, target.nbytes // registers.itemsize))
 
 
 def copy16(shared, at, array, index, wanted):

@@ -1,0 +1,191 @@
+"""Arrays of float16 and bfloat16 on the device: read exactly, written with one rounding, by every function."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import numbadense as nd
+from numbadense._engine import half
+from numbadense._engine.cuda import device
+
+KINDS = ["float16", "bfloat16"]
+TYPESTR = {"float16": "<f2", "bfloat16": "<V2"}
+UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # half the spacing of the numbers around 1, relative to the smaller
+LEAST = {"float16": 2.0**-25, "bfloat16": 2.0**-134}  # half the spacing of the numbers around 0
+POISON = np.uint16(0xABCD)
+LAYOUTS = ["contiguous", "unaligned", "reversed", "every other", "transposed"]
+
+
+class Halves:
+    """An array of some library, of 16-bit floats: an interface, and the memory that it describes a part of."""
+
+    def __init__(self, room, kind, shape, layout="contiguous", read_only=False):
+        self.room, self.shape = room, shape
+        steps, begin = placed(shape, layout)
+        self.facts = shape, [2 * step for step in steps], 2 * begin
+        found = room.__array_interface__ if device.simulated() else room.__cuda_array_interface__
+        where = {"data": (found["data"][0] + self.facts[2], read_only), "strides": tuple(self.facts[1])}
+        self.__cuda_array_interface__ = {"shape": shape, "typestr": TYPESTR[kind], "version": 3, **where}
+
+    @property
+    def bits(self):
+        """The bits of its numbers."""
+        return part(self.host(), *self.facts)
+
+    @property
+    def others(self):
+        """The bits of all else that there is in its memory."""
+        room = self.host().copy()
+        part(room, *self.facts)[...] = POISON
+        return room
+
+    def host(self):
+        """Its memory."""
+        return self.room if device.simulated() else self.room.copy_to_host()
+
+
+def part(room, shape, strides, begin):
+    """Return a part of some memory."""
+    return np.lib.stride_tricks.as_strided(room[begin // 2 :], shape, strides)
+
+
+def placed(shape, layout):
+    """Return the steps along the axes of an array in its memory, in elements, and where it begins."""
+    steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    if layout == "transposed":
+        return [math.prod(shape[:axis]) for axis in range(len(shape))], 8
+    if layout == "every other":
+        return [2 * step for step in steps], 8
+    if layout == "reversed" and math.prod(shape):
+        return [*steps[:-1], -1], 8 + shape[-1] - 1
+    return steps, 9 if layout == "unaligned" else 8
+
+
+@pytest.fixture(scope="module")
+def to_halves(gpu):
+    """A function that puts bits on the device, as an array of a kind, with other numbers around it."""
+
+    def make(bits, kind, layout="contiguous", **facts):
+        bits = np.asarray(bits, np.uint16)
+        room = np.full(2 * bits.size + 16, POISON)
+        steps, begin = placed(bits.shape, layout)
+        part(room, bits.shape, [2 * step for step in steps], 2 * begin)[...] = bits
+        return Halves(room if device.simulated() else gpu.to_device(room), kind, bits.shape, layout, **facts)
+
+    return make
+
+
+def widened(bits, kind):
+    """The numbers that bits stand for, in float32."""
+    return np.asarray(half.Half(kind, np.ascontiguousarray(bits)))
+
+
+def assert_same(actual, expected):
+    """Fail unless two arrays are the same, bit by bit, but for what NaN carries."""
+    assert actual.dtype == expected.dtype
+    np.testing.assert_array_equal(actual, expected)
+    number = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.signbit(actual[number]), np.signbit(expected[number]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_number_of_16_bits_is_read_as_it_is(to_halves, kind):
+    bits = np.arange(0, 2**16, 41 if device.simulated() else 1)  # each exponent, with some of its fractions
+    y = nd.cuda.identity(to_halves(bits, kind))
+    assert_same(y.copy_to_host(), widened(bits.astype(np.uint16), kind))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_result_is_rounded_once_to_nearest_and_even(gpu, to_halves, kind, dtype):
+    """Beside each number, halfway to the next, and just beside that: twice rounded, it would be that."""
+    dtype = np.dtype(dtype)
+    bits = np.arange(0, 2**16, 1021).astype(np.uint16)
+    with np.errstate(invalid="ignore", over="ignore"):
+        numbers, after = (widened(b, kind).astype(dtype) for b in (bits, bits + np.uint16(1)))
+        middle = (numbers / 2 + after / 2).astype(dtype)
+        x = np.concatenate([numbers, middle, *(np.nextafter(middle, np.array(e, dtype)) for e in (-9e9, 9e9, 0))])
+    x = np.concatenate([x, np.array([65519.99, 65520, 3.39e38, 3.4e38, np.inf, -np.inf, np.nan, -0.0], dtype)])
+    out = to_halves(np.zeros(x.size), kind)
+    assert nd.cuda.identity(gpu.to_device(x), out) is out
+    assert_same(widened(out.bits, kind), np.asarray(half.rounded(x, kind)))
+
+
+def network(widths, rng):
+    """A network of these widths, in float32."""
+    shapes = list(itertools.pairwise(widths))
+    names = ["relu"] * (len(shapes) - 1) + ["sigmoid"]
+    return nd.Sequential(
+        [
+            nd.Dense(rng.normal(size=(k, n)).astype(np.float32), rng.normal(size=n).astype(np.float32), name)
+            for (k, n), name in zip(shapes, names, strict=True)
+        ]
+    )
+
+
+def layer(net, activation, **options):
+    """The first layer of a network as a function."""
+    w, b = net.layers[0].w, net.layers[0].b
+    return lambda x, out=None: nd.cuda.dense(x, w, b, activation, out=out, **options)
+
+
+FUNCTIONS = {
+    "dense": lambda net: layer(net, "relu"),
+    "dense in bf16": lambda net: layer(net, "sigmoid", precision="bf16"),
+    "dense in fp16": lambda net: layer(net, "softmax", precision="fp16"),
+    "network": lambda net: net.to("cuda"),
+    "network in bf16": lambda net: net.to("cuda", precision="bf16"),
+    "network in fp16": lambda net: net.to("cuda", precision="fp16"),
+    "layers": lambda net: net.to("cuda", split_k=2),
+    "population": lambda net: nd.stack([net, net]).to("cuda"),
+    "population in bf16": lambda net: nd.stack([net, net]).to("cuda", precision="bf16"),
+    "tanh": lambda net: nd.cuda.tanh,
+    "softmax": lambda net: nd.cuda.softmax,
+}
+
+
+@st.composite
+def cases(draw):
+    """Return a function, kinds and layouts of x and out, rows and widths, and a seed."""
+    name = draw(st.sampled_from(list(FUNCTIONS)))
+    kinds = draw(st.tuples(st.sampled_from(KINDS), st.sampled_from([*KINDS, None])))
+    m, n_in, n_out = draw(st.integers(0, 5)), draw(st.sampled_from([1, 3, 4, 8])), draw(st.sampled_from([1, 2, 4, 8]))
+    shapes = (m, n_in), (m, n_in if name in ("tanh", "softmax") else n_out)
+    layouts = draw(st.tuples(*[st.sampled_from(LAYOUTS)] * 2))
+    if name.startswith("population"):
+        shapes, layouts = (shapes[0], (2, *shapes[1])), (layouts[0], draw(st.sampled_from(LAYOUTS[:2])))
+    return name, kinds, shapes, layouts, draw(st.integers(0, 2**32 - 1))
+
+
+def near_one(rng, shape, kind):
+    """Bits of random numbers, some of which are no numbers."""
+    bits = half.rounded(rng.normal(size=shape).astype(np.float32), kind).bits.copy()
+    strange = rng.random(shape) < 0.1
+    bits[strange] = rng.integers(0, 2**16, shape)[strange]
+    return bits
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases())
+def test_any_function_takes_halves_for_the_numbers_they_are_and_rounds_to_them_once(to_halves, case):
+    name, (kind, out_kind), (shape, out_shape), layouts, seed = case
+    rng = np.random.default_rng(seed)
+    call = FUNCTIONS[name](
+        network((shape[-1], 5, out_shape[-1]) if "dense" not in name else (shape[-1], out_shape[-1]), rng)
+    )
+    bits = near_one(rng, shape, kind)
+    expected = call(widened(bits, kind))
+    x = to_halves(bits, kind, layouts[0])
+    if out_kind is None:
+        assert_same(call(x).copy_to_host(), expected)
+        return
+    out = to_halves(np.zeros(out_shape), out_kind, layouts[1])
+    around = out.others
+    assert call(x, out) is out
+    assert_same(widened(out.bits, out_kind), np.asarray(half.rounded(expected, out_kind)))
+    np.testing.assert_array_equal(out.others, around)
+    np.testing.assert_array_equal(x.bits, bits)
