@@ -127,3 +127,15 @@ def test_the_copy_casts_floats_of_16_bits_on_every_device(compile_ptx, precision
         ptx = compile_ptx(kernel, (given, 2), (taken, 2), capability=(7, 5))
         assert ("cvt.f32.f16" in ptx) is (reads == "fp16") and ("cvt.rn.f16.f32" in ptx) is (writes == "fp16")
         assert (".f64" in ptx) is ("float64" in (given, taken))
+
+
+def test_activations_of_halves_move_sixteen_bytes_at_a_time(compile_ptx):
+    from numbadense._engine.cuda import compile as compiler
+
+    for reads, writes in (("bf16", "bf16"), ("fp16", None), (None, "bf16")):
+        kernel = compiler.elementwise_halves(REGISTRY["relu"], reads, writes, True).py_func
+        arrays = ("uint16" if precision else "float32" for precision in (reads, writes))
+        ptx = compile_ptx(kernel, *((array, 1) for array in arrays))
+        counts = tuple(len(re.findall(rf"{way}\.global\.v4\.\w+", ptx)) for way in ("ld", "st"))
+        assert counts in {(1 if reads else 2, 1 if writes else 2), (3 if reads else 6, 3 if writes else 6)}
+        assert ".f64" not in ptx and ".local" not in ptx

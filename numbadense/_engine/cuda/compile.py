@@ -92,6 +92,14 @@ def elementwise(activation, dtype: np.dtype):
 
 
 @functools.cache
+def elementwise_halves(activation, reads: str | None, writes: str | None, hardware: bool):
+    """Return the same where x or out has 16 bits, in a precision; `hardware` says that the device rounds to bf16."""
+    narrow = hopper.primitives.make_narrow(writes) if writes and hardware else _rounding(writes)
+    make = elementwise_module.make_through_halves
+    return _kernel(make(scalar(activation), _widening(reads), narrow, reads is not None, writes is not None))
+
+
+@functools.cache
 def rowwise(activation):
     """Return the kernel of a row-wise activation: ``rowwise(x, out)``."""
     return _kernel(rowwise_module.make_rowwise(scalar(activation)))
@@ -173,22 +181,27 @@ def copy(reads: str | None = None, writes: str | None = None, itemsize: int = 4)
 
     `reads` and `writes` are the precisions of 16-bit floats where x, of `itemsize` bytes, and out are such.
     """
-    keep = _inlined(elementwise_module.keep)
-    widen = {"bf16": elementwise_module.widened_bf16, "fp16": widen_fp16}.get(reads, elementwise_module.keep)
-    narrow = keep if writes is None else _rounding(writes, itemsize > 4)
-    return _kernel(elementwise_module.make_copy(widen if widen is widen_fp16 else _inlined(widen), narrow))
+    return _kernel(elementwise_module.make_copy(_widening(reads), _rounding(writes, itemsize > 4)))
 
 
-def _rounding(precision: str, double: bool):
-    """Return the function that rounds a float32, or a float64, to 16 bits once."""
+def _widening(precision: str | None):
+    """Return the function that makes a float32 of the bits of a precision; None has no bits."""
     if precision == "fp16":
-        rounded = hopper.primitives.make_narrow(precision)
-    else:  # devices before compute capability 8.0 have no instruction for it
-        rounded = _inlined(elementwise_module.rounded_bf16)
-    if not double:
-        return rounded
+        return widen_fp16
+    return _inlined(elementwise_module.keep if precision is None else elementwise_module.widened_bf16)
+
+
+def _rounding(precision: str | None, double: bool = False):
+    """Return the function that rounds a float32, or a float64, to the bits of a precision, once; None rounds nothing.
+
+    It is for any device: before compute capability 8.0 there is no instruction for bf16.
+    """
+    if precision is None:
+        return _inlined(elementwise_module.keep)
+    to_bf16 = _inlined(elementwise_module.rounded_bf16)
+    rounded = hopper.primitives.make_narrow(precision) if precision == "fp16" else to_bf16
     to_odd = _inlined(elementwise_module.to_odd)
-    return _inlined(lambda x: rounded(to_odd(x)))
+    return _inlined(lambda x: rounded(to_odd(x))) if double else rounded
 
 
 @functools.cache

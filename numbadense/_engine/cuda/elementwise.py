@@ -7,6 +7,7 @@ from numbadense._engine.cuda.primitives import CHUNK, address, as_bits, as_float
 
 # Of a float32, and of the half of it that bfloat16 is.
 FINITE, INFINITY, LOW = np.uint32(0x7FFF_FFFF), np.uint32(0x7F80_0000), np.uint32(0xFFFF)
+FOUR, EIGHT = 4, 8
 TIE, QUIET, SIXTEEN, ONE, NONE = (np.uint32(number) for number in (0x8000, 0x40, 16, 1, 0))
 
 
@@ -48,6 +49,43 @@ def make_elementwise(dtype, scalar):
         for i in range(me, x.size - chunks * chunk, step):
             at = i if i < before else i + chunks * chunk
             out[at] = scalar(x[at])
+
+    return elementwise
+
+
+def make_through_halves(scalar, widen, narrow, reads, writes):
+    """Return the kernel ``out[i] = narrow(scalar(widen(x[i])))``.
+
+    Expects contiguous 1-D arrays of one size, apart or the same array: x has the bits of 16-bit floats if it `reads`
+    such, out if it `writes` them, and else float32.  Any grid will do.  A thread takes eight elements at a time, 16
+    bytes of halves, where both arrays begin at multiples of 16 bytes.
+    """
+
+    def elementwise(x, out):
+        held, words = cuda.local.array(EIGHT, np.float32), cuda.local.array(FOUR, np.uint32)
+        me, step = cuda.grid(1), cuda.gridsize(1)
+        pieces = x.size // EIGHT if (address(x) | address(out)) % CHUNK == 0 else 0
+        for q in range(me, pieces, step):
+            at = q * EIGHT
+            if reads:
+                load16(words, 0, x, at)
+                for e in range(EIGHT):
+                    held[e] = widen(np.uint16(words[e // 2] >> np.uint32(16 * (e % 2)) & LOW))
+            else:
+                load16(held, 0, x, at)
+                load16(held, FOUR, x, at + FOUR)
+            for e in range(EIGHT):
+                held[e] = scalar(held[e])
+            if writes:
+                for e in range(FOUR):
+                    high = np.uint32(np.uint32(narrow(held[2 * e + 1])) << SIXTEEN)
+                    words[e] = np.uint32(narrow(held[2 * e])) | high
+                store16(out, at, words, 0)
+            else:
+                store16(out, at, held, 0)
+                store16(out, at + FOUR, held, FOUR)
+        for i in range(me + pieces * EIGHT, x.size, step):
+            out[i] = narrow(scalar(widen(x[i])))
 
     return elementwise
 

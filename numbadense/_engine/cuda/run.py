@@ -8,7 +8,7 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import direct, failures, memory, split, streaming, tensor_step, whole
+from numbadense._engine.cuda import direct, failures, halves, memory, split, streaming, tensor_step, tensor_tiles, whole
 from numbadense._engine.cuda import program as program_module
 from numbadense._engine.cuda.primitives import CHUNK, WARP
 from numbadense._engine.cuda.steps import Layer, Step, of_network
@@ -159,22 +159,40 @@ def activate(activation: activations.Activation, x, out, stream):
     if x.like.size:
         columns = x.shape[-1] if x.like.ndim else 1
         rows = x.like.size // columns
-        source = memory.matrix(x, rows, columns, dtype, stream)
+        takes = _takes_halves(activation, dtype)
+        source = memory.matrix(x, rows, columns, dtype, stream, takes)
         if x.view is None:
             buffer = source  # a copy of our own: in place
         else:
-            same = result.target.view is not None and memory.address(result.target.view) == memory.address(source)
-            buffer = result.buffer(rows, columns, () if same else (source,))
+            target = result.target
+            same = target.view is not None and memory.address(target.view) == memory.address(source)
+            apart = () if same and target.dtype.itemsize == source.dtype.itemsize else (source,)
+            buffer = result.buffer(rows, columns, apart, takes)
         if activation.rowwise:
             compiler.launch_one_dimensional(compiler.rowwise(activation), rows, stream, source, buffer)
         else:
+            kernel, pieces = _elementwise(activation, dtype, source.dtype, buffer.dtype)
             flat = source.reshape(x.like.size), buffer.reshape(x.like.size)
-            chunks = -(-x.like.size * dtype.itemsize // CHUNK)
-            compiler.launch_one_dimensional(compiler.elementwise(activation, dtype), chunks, stream, *flat)
+            compiler.launch_one_dimensional(kernel, -(-x.like.size // pieces), stream, *flat)
         result.deliver(buffer)
     if out is None and isinstance(result.given, np.ndarray) and not x.like.ndim and not isinstance(x.given, np.ndarray):
         return result.given[()]
     return result.given
+
+
+def _takes_halves(activation, dtype: np.dtype):
+    """Return what says whether the kernel of an activation reads, or writes, a matrix of 16-bit floats."""
+    return lambda matrix: not activation.rowwise and dtype == validate.FLOAT32
+
+
+def _elementwise(activation, dtype: np.dtype, given: np.dtype, taken: np.dtype) -> tuple:
+    """Return the kernel from an array of one dtype to one of another, and how many elements a thread takes at once."""
+    forms = halves.PRECISION.get(given), halves.PRECISION.get(taken)
+    if forms == (None, None):
+        return compiler.elementwise(activation, dtype), CHUNK // dtype.itemsize
+    capability = compiler.capability()
+    hardware = capability is None or capability >= tensor_tiles.LEAST
+    return compiler.elementwise_halves(activation, *forms, hardware), CHUNK // halves.BITS.itemsize
 
 
 @failures.owner("numbadense.cuda.program")
