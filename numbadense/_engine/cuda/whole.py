@@ -10,8 +10,7 @@ from numbadense import activations
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import fused_program, fused_tensor, fused_tiles, memory, tensor_program
 from numbadense._engine.cuda.primitives import CHUNK
-
-REMEMBERED = 256  # launches, by rows
+from numbadense._engine.cuda.remembered import recall
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,34 +57,38 @@ class Whole:
         """The programs there are."""
         return tuple(self._programs.values())
 
-    def run(self, x, out, stream) -> None:
+    def room(self, x) -> int:
+        """None is needed."""
+        return 0
+
+    def run(self, x, out, room, stream) -> None:
         """Fill out, ``(rows, n_out)``, from x: each network has as many of the rows."""
         self.run_each(x, out, out.shape[0] // self.networks, False, stream)
 
     def run_each(self, x, out, m: int, shares: bool, stream) -> None:
         """Fill out, ``(networks * m, n_out)``, from x, which has as many rows, or m if the networks share them."""
         key = m, memory.address(x) % CHUNK, memory.address(out) % CHUNK
-        planned = self._launches.get(key)
-        if planned is None:
-            if len(self._launches) >= REMEMBERED:
-                self._launches.clear()
-            planned = self._launches[key] = self._plan(x, out, m)
-        kernel, blocks, threads, shared, program, per = planned
+        kernel, blocks, threads, shared, program, per = recall(self._launches, key, self._plan)
         compiler.launch(kernel, blocks, threads, stream, program, x, out, m, per, int(shares), shared=shared)
 
     @functools.cached_property
     def _launches(self) -> dict:
-        return {}  # by rows, and whether x and out begin at a multiple of 16 bytes
+        return {}  # by rows, and where in 16 bytes x and out begin
 
-    def _plan(self, x, out, m: int) -> tuple:
-        """Return kernel, blocks, threads and shared memory for matrices, the program, blocks a network."""
+    def _plan(self, m: int, x_at: int, out_at: int) -> tuple:
+        """Return kernel, blocks, threads and shared memory for so many rows, the program, blocks a network.
+
+        `x_at` and `out_at` are where in 16 bytes the matrices begin.
+        """
         processors = compiler.multiprocessors()
         tile = fused_tiles.choose(self.tiles, m, self.networks, processors)
         streams, shared = self.divide(tile)
         layout = self.layout(tile, streams)
         if layout not in self._programs:
             self._programs[layout] = self.program(*layout)
-        kernel = self.kernel(tile, streams, (memory.in_chunks(x), memory.in_chunks(out)))
+        chunk = CHUNK // self.dtype.itemsize
+        in_chunks = x_at + self.n_in % chunk == 0, out_at + self.n_out % chunk == 0
+        kernel = self.kernel(tile, streams, in_chunks)
         per = fused_tiles.blocks_for_each(tile, m, self.networks, processors)
         return kernel, per * self.networks, tile.size, shared, self._programs[layout], per
 
