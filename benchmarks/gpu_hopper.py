@@ -7,7 +7,8 @@ import numpy as np
 from numba import cuda
 
 import numbadense as nd
-from numbadense._engine.cuda import device, hopper_step
+from numbadense._engine.cuda import device, hopper_step, memory
+from numbadense._engine.cuda import room as rooms
 
 SHAPES = [(8192, 8192, 8192), (65536, 1024, 1024)]
 ALLOWED = {"bf16": 1e-2, "fp16": 1e-2, "tf32": 1e-3}  # relative Frobenius error against float64
@@ -28,20 +29,29 @@ def hopper(bench):
         x, w, b = (bench.normal(*shape) for shape in ((m, k), (k, n), (n,)))
         w.copy_to_device(w.copy_to_host() / np.sqrt(np.float32(k)))
         for precision in ALLOWED:
-            layer = hopper_step.pack(w, b, "gelu", precision, 0)
-            narrow = hopper_step.narrowed(x, precision, 0)
-            half = precision != "tf32"
+            narrow, half = narrowed(x, precision), precision != "tf32"
             for tile in tiles if precision == "bf16" else [hopper_step.choose(k)]:
+                layer = hopper_step.pack(w, b, "gelu", precision, 0, tile=tile)
                 out = cuda.to_device(np.full((m, n), 0xFFFF, np.uint16)) if half else bench.poisoned(m, n)
-                layer.multiply(narrow, out, 0, tile)
+                call = functools.partial(layer.multiply, narrow, out, rooms.made(layer.room(narrow), 0), 0)
+                call()
                 error = checked(bench, out, x, w, b, precision)
-                call = functools.partial(layer.multiply, narrow, out, 0, tile)
                 engines = {"ours": call} | (bench.peer(peers, x, w, b, precision) if half else {})
                 how = "in turns" if tile.apart else "together"
                 facts = {"flops": 2 * m * k * n, "predicted": predicted(k, tile, precision)}
                 bench.record("hopper", f"gelu {m}, {k}, {n} {precision}, {how}", engines, error, **facts)
-        narrowing = {"ours": lambda x=x: hopper_step.narrowed(x, "bf16", 0)}
+        narrow = narrowed(x, "bf16")
+        narrowing = {"ours": functools.partial(hopper_step.narrow, x, narrow, "bf16", 0)}
         bench.record("hopper", f"float32 to bf16, {m} x {k}", narrowing, 0.0, bytes=6 * m * k)
+
+
+def narrowed(x, precision):
+    """Return the rows of x as the kernel reads them."""
+    if precision == "tf32" and memory.in_chunks(x):
+        return x
+    kind = hopper_step.element(precision)
+    shape = x.shape[0], hopper_step.padded(x.shape[1], kind.itemsize)
+    return hopper_step.narrow(x, rooms.made(rooms.bytes_of(shape, kind), 0).part(0, shape, kind), precision, 0)
 
 
 def checked(bench, out, x, w, b, precision):

@@ -57,7 +57,7 @@ class DeviceSequential:
     array([[4.]])
     """
 
-    _steps: tuple[Step, ...]
+    _step: Step
     _shape: tuple[int, ...]
     _activations: tuple[str, ...]
     dtype: np.dtype[Any]
@@ -130,7 +130,7 @@ class DeviceSequential:
         ShapeError, DTypeError, OutputError
             If an argument does not fit.
         """
-        return self._engine.network(self._steps, x, out, self.dtype, self, stream)
+        return self._engine.network(self._step, x, out, self.dtype, self, stream)
 
     def predict(
         self,
@@ -171,7 +171,7 @@ class DeviceSequential:
         """
         from numbadense._engine.cuda import streaming
 
-        return streaming.predict(self._steps, x, batch_size, out, progress, self.dtype, self)
+        return streaming.predict(self._step, x, batch_size, out, progress, self.dtype, self)
 
     def bind(self, x: Any, out: Any = None, *, stream: Any = None) -> BoundNetwork:
         """Return the call ``net(x, out)`` for these arrays, to be made again and again, as one CUDA graph.
@@ -209,7 +209,7 @@ class DeviceSequential:
         """
         from numbadense._engine.cuda import graph
 
-        made, given = graph.bind(self._steps, x, out, self.dtype, self, stream)
+        made, given = graph.bind(self._step, x, out, self.dtype, self, stream)
         return BoundNetwork(x, given, made)
 
     def explain(self, shape: int | tuple[int, ...] = 1) -> str:
@@ -227,7 +227,7 @@ class DeviceSequential:
         from numbadense._engine import validate
         from numbadense._engine.cuda import explain
 
-        return explain.network(self._steps, self._shape, validate.rows_of(shape, self.n_in), self.dtype)
+        return explain.network(self._step, self._shape, validate.rows_of(shape, self.n_in), self.dtype)
 
     @functools.cached_property
     def _engine(self) -> Any:

@@ -133,6 +133,15 @@ def layer(net, activation, **options):
     return lambda x, out=None: nd.cuda.dense(x, w, b, activation, out=out, **options)
 
 
+def on_tensor_cores(net):
+    """A network layer by layer on tensor cores, as one that is too wide for one launch."""
+    from numbadense._engine.cuda import run, tensor_step
+    from numbadense._engine.cuda.chain import Chain
+
+    step, dtype = Chain(tensor_step.of_network(net.layers, "bf16"), np.dtype(np.float32)), np.dtype(np.float32)
+    return lambda x, out=None: run.network(step, x, out, dtype, net, 0)
+
+
 FUNCTIONS = {
     "dense": lambda net: layer(net, "relu"),
     "dense in bf16": lambda net: layer(net, "sigmoid", precision="bf16"),
@@ -141,6 +150,7 @@ FUNCTIONS = {
     "network in bf16": lambda net: net.to("cuda", precision="bf16"),
     "network in fp16": lambda net: net.to("cuda", precision="fp16"),
     "layers": lambda net: net.to("cuda", split_k=2),
+    "layers in bf16": on_tensor_cores,
     "population": lambda net: nd.stack([net, net]).to("cuda"),
     "population in bf16": lambda net: nd.stack([net, net]).to("cuda", precision="bf16"),
     "tanh": lambda net: nd.cuda.tanh,

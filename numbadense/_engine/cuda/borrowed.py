@@ -4,6 +4,7 @@ A view by ``__cuda_array_interface__`` costs ten microseconds and more, which is
 device.  Libraries say what is needed for less, each in its own words.
 """
 
+import math
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -75,13 +76,11 @@ class Borrowed:
     def words32(self) -> "Borrowed":
         """Return numbers of 16 bits as words of 32, half as many in a row."""
         *outer, columns = self.shape
-        return Borrowed(self.address, (*outer, columns // 2), WORD, self.owner, self.size // 2)
+        return self.part(0, (*outer, columns // 2), WORD)
 
-    def first(self, rows: int) -> "Borrowed":
-        """Return the first rows."""
-        return Borrowed(
-            self.address, (rows, *self.shape[1:]), self.dtype, self.owner, self.size // self.shape[0] * rows
-        )
+    def part(self, begin: int, shape: tuple[int, ...], dtype: np.dtype) -> "Borrowed":
+        """Return an array in this memory, from a byte on."""
+        return Borrowed(self.address + begin, shape, dtype, self.owner, math.prod(shape))
 
 
 WORD = np.dtype(np.uint32)

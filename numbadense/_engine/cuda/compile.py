@@ -157,6 +157,12 @@ def tensor_weights(precision: str, halves_in: bool):
     return _kernel(tensor_pack.make_pack(precision, halves_in, _inlined))
 
 
+@functools.cache
+def turned_weights():
+    """Return the kernel ``turn(w, out)`` that lays out such weights for x of the other size."""
+    return _kernel(tensor_pack.turn)
+
+
 def _narrow(precision):
     if precision == "tf32":  # the copy of boxes rounds it
         return np.dtype(np.float32).type, _inlined(hopper.keep)

@@ -51,6 +51,22 @@ def make_pack(precision, halves_in, jit):
     return pack
 
 
+def turn(w, out):
+    """Lay out weights of 16 bits for x in float32 when they are for x in 16 bits, and the other way round.
+
+    Expects uint32 as `make_pack` fills it, and out of the same shape, apart.  Any grid.  A column has a chunk of words
+    for each lane of four: ``out[..., t, e] = w[..., e, t]``.
+    """
+    lines, columns = w.shape[0] * w.shape[1], w.shape[2]
+    for q in range(cuda.grid(1), lines * columns, cuda.gridsize(1)):
+        line = q // columns
+        column = q - line * columns
+        step = line // w.shape[1]
+        part = line - step * w.shape[1]
+        for e in range(COLUMN):
+            out[step, part, column, e % CHUNK * CHUNK + e // CHUNK] = w[step, part, column, e]
+
+
 def _make_halves(precision, jit):
     pack = pack_bf16 if precision == "bf16" else pack_fp16
 

@@ -1,6 +1,6 @@
 """A dense layer on tensor cores: which kernel a device has for it, weights laid out once, the kernel launched."""
 
-import itertools
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +10,10 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import hopper_step, memory, tensor_pack, tensor_tiles, tiles
+from numbadense._engine.cuda import halves, hopper_step, memory, tensor_pack, tensor_tiles, tiles
+from numbadense._engine.cuda import room as rooms
 from numbadense._engine.cuda.tensor import CHUNKS, ELEMENTS, HALF, x_words
-from numbadense._engine.cuda.tensor_tiles import HALVES, PARTS
+from numbadense._engine.cuda.tensor_tiles import COLUMN, HALVES, PARTS
 from numbadense.errors import DeviceError, OptionError
 
 FLOAT32, WORD = np.dtype(np.float32), np.dtype(np.uint32)
@@ -41,10 +42,10 @@ def check(precision, dtype: np.dtype) -> None:
 
 @dataclass(frozen=True)
 class TensorLayer:
-    """A dense layer: `w` as `tensor_pack` lays it out, `b` ``(n_out,)`` in float32.
+    """A dense layer: `w` as `tensor_pack` lays it out, for x of 16 bits if `halves_in`, `b` ``(n_out,)`` in float32.
 
-    With `halves_in` x has 16 bits, two numbers to a uint32, and with `halves_out` the outputs: from one step to the
-    next, which would round them to the same.
+    x and out are float32, or have the 16 bits of `precision`.  `gives` is what the next step is given: those 16 bits,
+    where that would round to the same, or None for float32.
     """
 
     w: Any
@@ -53,7 +54,7 @@ class TensorLayer:
     n_in: int
     precision: str
     halves_in: bool = False
-    halves_out: bool = False
+    gives: np.dtype | None = None
 
     @property
     def n_out(self) -> int:
@@ -65,6 +66,10 @@ class TensorLayer:
         """Weights and biases."""
         return self.w, self.b
 
+    @functools.cached_property
+    def _laid_out(self) -> dict[bool, Any]:
+        return {self.halves_in: self.w}  # by whether x has 16 bits
+
     def explain(self, m: int) -> str:
         """Say which kernel `m` rows take."""
         how = "no work"
@@ -72,24 +77,47 @@ class TensorLayer:
             how = tiles.explain(choose(self.precision, m, self.n_out), m, self.n_out, compiler.multiprocessors())
         return f"dense {self.n_in} -> {self.n_out}, {self.activation.name}, {self.precision} on tensor cores: {how}"
 
-    def run(self, x, out, stream) -> None:
-        """Fill out with ``activation(x @ w + b)``; x and out are float32, or uint32 with two halves each."""
+    def room(self, x) -> int:
+        """None is needed."""
+        return 0
+
+    def reads(self, x) -> bool:
+        """Say whether it takes a matrix of 16-bit floats as it lies: of its precision, rows in whole chunks."""
+        return halves.PRECISION.get(x.dtype) == self.precision and memory.in_chunks(x)
+
+    def writes(self, out) -> bool:
+        """Say the same of out, which a row-wise activation needs in float32."""
+        return self.reads(out) and not self.activation.rowwise
+
+    def run(self, x, out, room, stream) -> None:
+        """Fill out with ``activation(x @ w + b)``."""
         if not out.size:
             return
         m, n = out.shape[0], self.n_out
-        forms = _form(x), _form(out)
-        words = x_words(forms[0])
+        forms = x_form, out_form = _form(x), _form(out)
+        w = self.weights(x_form == HALF, stream)
+        x, to = x.words32() if x_form == HALF else x, out.words32() if out_form == HALF else out
         tile = choose(self.precision, m, n)
         kernel = compiler.tensor_dense(self.activation, tile, self.precision, *forms)
-        shared = tile.shared(self.precision, words) * WORD.itemsize
-        compiler.launch(kernel, tile.blocks(m, n), tile.size, stream, x, self.w, self.b, out, shared=shared)
+        shared = tile.shared(self.precision, x_words(x_form)) * WORD.itemsize
+        compiler.launch(kernel, tile.blocks(m, n), tile.size, stream, x, w, self.b, to, shared=shared)
         if self.activation.rowwise:
             compiler.launch_one_dimensional(compiler.rowwise(self.activation), m, stream, out, out)
+
+    def weights(self, halves_in: bool, stream):
+        """Return the weights for x of 16 bits or of 32: they are laid out for the other when that is first needed."""
+        found = self._laid_out.get(halves_in)
+        if found is None:
+            found = rooms.made(self.w.nbytes, stream).part(0, self.w.shape, WORD)
+            compiler.launch_one_dimensional(compiler.turned_weights(), found.size // COLUMN, stream, self.w, found)
+            memory.wait_for(stream)  # they are there for whatever stream reads them
+            self._laid_out[halves_in] = found
+        return found
 
 
 def _form(matrix) -> str:
     """Return how a matrix lies in memory, in the words of `tensor`."""
-    if matrix.dtype == WORD:
+    if matrix.dtype in halves.PRECISION:
         return HALF
     return CHUNKS if memory.in_chunks(matrix) else ELEMENTS
 
@@ -100,19 +128,32 @@ def choose(precision: str, m: int, n: int) -> tensor_tiles.TensorTile:
     return tiles.choose(candidates, m, n, compiler.multiprocessors())
 
 
-def prepare(w, b, activation, precision: str, stream, m: int = hopper_step.LEAST, halves=(False, False)):
+def prepare(
+    w,
+    b,
+    activation,
+    precision: str,
+    stream,
+    make=rooms.made,
+    m: int = hopper_step.LEAST,
+    halves_in: bool = False,
+    gives: np.dtype | None = None,
+):
     """Return a step from float32 device arrays `w` ``(n_in, n_out)`` and `b`, for about `m` rows or more.
 
-    `halves` says whether x and out have 16 bits.  Hopper has a kernel of its own for layers that are large enough.
+    ``make(nbytes, stream)`` gives the memory for the weights as the kernel reads them.  `halves_in` says that x is
+    expected in 16 bits, and `gives` what the next step is given, if not float32.  Hopper has a kernel of its own for
+    layers that are large enough.
     """
     k, n = (int(size) for size in w.shape)
     if _has_hopper(m, k, n, precision):
-        return hopper_step.pack(w, b, activation, precision, stream)
-    packed = memory.empty(tensor_pack.shape(k, n, precision), WORD, stream)
+        return hopper_step.pack(w, b, activation, precision, stream, make, gives=gives)
+    shape = tensor_pack.shape(k, n, precision)
+    packed = make(rooms.bytes_of(shape, WORD) or rooms.BOUNDARY, stream).part(0, shape, WORD)
     if packed.size:
-        kernel = compiler.tensor_weights(precision, halves[0])
+        kernel = compiler.tensor_weights(precision, halves_in)
         compiler.launch_one_dimensional(kernel, packed.size // 4, stream, w, packed)
-    return TensorLayer(packed, b, activations.get(activation), k, precision, *halves)
+    return TensorLayer(packed, b, activations.get(activation), k, precision, halves_in, gives)
 
 
 def _has_hopper(m: int, k: int, n: int, precision: str) -> bool:
@@ -124,19 +165,19 @@ def _has_hopper(m: int, k: int, n: int, precision: str) -> bool:
 def of_network(layers: Iterable, precision: str) -> tuple[Any, ...]:
     """Upload layers, anything with ``w``, ``b`` and ``activation``; what one gives another in 16 bits stays so."""
     layers = tuple(layers)
-    between = [_in_halves(*pair, precision) for pair in itertools.pairwise(layers)]
-    forms = zip([False, *between], [*between, False], strict=True)
-    return tuple(_upload(layer, precision, halves) for layer, halves in zip(layers, forms, strict=True))
+    given = [_handed_on(layer, precision) for layer in layers[:-1]]
+    ends = zip(layers, [None, *given], [*given, None], strict=True)
+    return tuple(_upload(layer, precision, before is not None, gives) for layer, before, gives in ends)
 
 
-def _in_halves(layer, after, precision: str) -> bool:
-    """Say whether a layer hands its outputs to the one after it in 16 bits."""
+def _handed_on(layer, precision: str) -> np.dtype | None:
+    """Return the dtype of 16 bits in which a layer hands its outputs on, or None for float32."""
     if precision not in HALVES or layer.w.shape[1] % EIGHT or activations.get(layer.activation).rowwise:
-        return False
-    return not any(_has_hopper(hopper_step.LEAST, *each.w.shape, precision) for each in (layer, after))
+        return None
+    return halves.OF_PRECISION[precision]
 
 
-def _upload(layer, precision: str, halves: tuple[bool, bool]):
+def _upload(layer, precision: str, halves_in: bool, gives: np.dtype | None):
     b = validate.zeros(layer.w.shape[1], FLOAT32) if layer.b is None else layer.b
     w, b = memory.upload(layer.w, FLOAT32, 0), memory.upload(b, FLOAT32, 0)
-    return prepare(w, b, layer.activation, precision, 0, halves=halves)
+    return prepare(w, b, layer.activation, precision, 0, halves_in=halves_in, gives=gives)

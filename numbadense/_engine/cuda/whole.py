@@ -10,8 +10,7 @@ from numbadense import activations
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import fused_program, fused_tensor, fused_tiles, halves, memory, tensor_program
 from numbadense._engine.cuda.primitives import CHUNK
-
-REMEMBERED = 256  # launches, by rows
+from numbadense._engine.cuda.remembered import recall
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,34 +57,36 @@ class Whole:
         """The programs there are."""
         return tuple(self._programs.values())
 
-    def run(self, x, out, stream) -> None:
+    def room(self, x) -> int:
+        """None is needed."""
+        return 0
+
+    def run(self, x, out, room, stream) -> None:
         """Fill out, ``(rows, n_out)``, from x: each network has as many of the rows."""
         self.run_each(x, out, out.shape[0] // self.networks, False, stream)
 
     def run_each(self, x, out, m: int, shares: bool, stream) -> None:
         """Fill out, ``(networks * m, n_out)``, from x, which has as many rows, or m if the networks share them."""
         key = m, memory.address(x) % CHUNK, memory.address(out) % CHUNK, x.dtype.itemsize, out.dtype.itemsize
-        planned = self._launches.get(key)
-        if planned is None:
-            if len(self._launches) >= REMEMBERED:
-                self._launches.clear()
-            planned = self._launches[key] = self._plan(x, out, m)
-        kernel, blocks, threads, shared, program, per = planned
+        kernel, blocks, threads, shared, program, per = recall(self._launches, key, self._plan)
         compiler.launch(kernel, blocks, threads, stream, program, x, out, m, per, int(shares), shared=shared)
 
     @functools.cached_property
     def _launches(self) -> dict:
-        return {}  # by rows, whether x and out begin at a multiple of 16 bytes, and the size of their elements
+        return {}  # by rows, where in 16 bytes x and out begin, and the bytes of their elements
 
-    def _plan(self, x, out, m: int) -> tuple:
-        """Return kernel, blocks, threads and shared memory for matrices, the program, blocks a network."""
+    def _plan(self, m: int, x_at: int, out_at: int, x_size: int, out_size: int) -> tuple:
+        """Return kernel, blocks, threads and shared memory for so many rows, the program, blocks a network.
+
+        `x_at` and `out_at` are where in 16 bytes the matrices begin, of elements of `x_size` and `out_size` bytes.
+        """
         processors = compiler.multiprocessors()
         tile = fused_tiles.choose(self.tiles, m, self.networks, processors)
         streams, shared = self.divide(tile)
         layout = self.layout(tile, streams)
         if layout not in self._programs:
             self._programs[layout] = self.program(*layout)
-        kernel = self.kernel(tile, streams, x, out)
+        kernel = self.kernel(tile, streams, (x_at, x_size), (out_at, out_size))
         per = fused_tiles.blocks_for_each(tile, m, self.networks, processors)
         return kernel, per * self.networks, tile.size, shared, self._programs[layout], per
 
@@ -119,15 +120,17 @@ class Whole:
         """Return the networks on the device."""
         return _upload(fused_program.pack(*zip(*self.layers, strict=True), self.dtype, width, depth))
 
-    def kernel(self, tile, streams: bool, x, out):
-        """Return the kernel for these matrices."""
-        return compiler.fused(tile, self.dtype, self.chosen, streams, (memory.in_chunks(x), memory.in_chunks(out)))
+    def kernel(self, tile, streams: bool, *ends: tuple[int, int]):
+        """Return the kernel; `ends` are where in 16 bytes x and out begin, and the bytes of their elements."""
+        columns = self.n_in, self.n_out
+        x_in_chunks, out_in_chunks = ((at | n * size) % CHUNK == 0 for (at, size), n in zip(ends, columns, strict=True))
+        return compiler.fused(tile, self.dtype, self.chosen, streams, (x_in_chunks, out_in_chunks))
 
-    def takes(self, matrix) -> bool:
-        """Say whether it reads, or writes, a matrix of 16-bit floats as it is."""
+    def reads(self, x) -> bool:
+        """Say whether it takes a matrix of 16-bit floats as it is: none."""
         return False
 
-    reads = writes = takes
+    writes = reads
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -151,21 +154,19 @@ class TensorWhole(Whole):
         """As above."""
         return _upload(tensor_program.pack(*zip(*self.layers, strict=True), self.precision, width))
 
-    def kernel(self, tile, streams: bool, x, out):
+    def kernel(self, tile, streams: bool, *ends: tuple[int, int]):
         """As above."""
-        return compiler.fused_tensor(tile, self.precision, self.chosen, streams, _form(x), _form(out))
+        forms = (
+            fused_tensor.Form(size == halves.BITS.itemsize, (at | n * size) % (4 * size) == 0)
+            for (at, size), n in zip(ends, (self.n_in, self.n_out), strict=True)
+        )
+        return compiler.fused_tensor(tile, self.precision, self.chosen, streams, *forms)
 
-    def takes(self, matrix) -> bool:
-        """As above."""
-        return matrix.dtype == halves.OF_PRECISION[self.precision]
+    def reads(self, x) -> bool:
+        """Say whether it takes a matrix of 16-bit floats as it is: of its own precision."""
+        return halves.PRECISION.get(x.dtype) == self.precision
 
-    reads = writes = takes
-
-
-def _form(matrix) -> fused_tensor.Form:
-    """Return how a matrix lies in memory."""
-    itemsize = matrix.dtype.itemsize
-    return fused_tensor.Form(itemsize == halves.BITS.itemsize, memory.in_chunks(matrix, size=4 * itemsize))
+    writes = reads
 
 
 def _available() -> int:
