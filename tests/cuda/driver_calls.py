@@ -134,11 +134,11 @@ def main():
     widths = [(8, 32), (32, 32), (32, 2)]
     network = nd.Sequential([nd.Dense(rng.standard_normal(shape, np.float32), None, "relu") for shape in widths])
     pool = room._pool
-    fused, fits = network.to("cuda"), whole.of_stacked
-    whole.of_stacked = lambda *arguments: None  # layer by layer, as wide networks are
+    fused, fits = network.to("cuda"), whole.fits
+    whole.fits = lambda *arguments: False  # layer by layer, as wide networks are
     net, one = network.to("cuda"), nd.Sequential([nd.Dense(rng.standard_normal((8, 2), np.float32), None, "relu")])
     one = one.to("cuda")
-    whole.of_stacked = fits
+    whole.fits = fits
     x, out = cuda.to_device(rng.standard_normal((64, 8), np.float32)), cuda.device_array((64, 2), np.float32)
     found = {"parity": parity(), "opt_in": opt_in()}
     stub.stub_parameters(30)

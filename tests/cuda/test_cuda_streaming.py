@@ -30,7 +30,7 @@ def on_device(gpu):
     from numbadense._engine.cuda import whole
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whole, "of_stacked", lambda *arguments: None)
+        patch.setattr(whole, "fits", lambda *arguments: False)
         return network().to("cuda")
 
 

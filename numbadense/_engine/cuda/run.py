@@ -111,14 +111,14 @@ def forward(step: Step, x: memory.Operand, out, dtype: np.dtype, stream):
 def of_population(weights, biases, chosen, dtype: np.dtype, precision: str | None) -> whole.Whole:
     """Upload networks of one shape."""
     tensor_step.check(precision, dtype)
-    networks = whole.of_stacked(weights, biases, chosen, dtype, precision)
-    if networks is None:
-        widths = "-".join(str(n) for n in (weights[0].shape[1], *(w.shape[2] for w in weights)))
+    widths = (weights[0].shape[1], *(w.shape[2] for w in weights))
+    if not whole.fits(widths, dtype, precision):
         raise ShapeError(
-            f"the networks of the population are {widths} but one launch takes {whole.room(dtype, precision)}; "
+            f"the networks of the population are {'-'.join(map(str, widths))} but one launch takes "
+            f"{whole.room(dtype, precision)}; "
             "call to('cuda') of each: [network.to('cuda') for network in population]."
         )
-    return networks
+    return whole.of_stacked(weights, biases, chosen, dtype, precision)
 
 
 @failures.owner("the call of the population")

@@ -1,6 +1,7 @@
 """What a network is on the device: steps, each from one matrix to the next."""
 
 import functools
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -166,26 +167,39 @@ class Layer:
 
 @failures.owner("Sequential.to")
 def of_network(layers: Iterable, dtype: np.dtype, precision: str | None = None, split_k: int | str = 1) -> Step:
-    """Upload layers, anything with ``w``, ``b`` and ``activation``: in one launch where they fit that, else as a chain.
+    """Upload layers, anything with ``w``, ``b`` and ``activation``.
 
-    Sums in parts are those of layers.  With a `precision` they are on tensor cores; those of 16 bits have kernels for
-    whole networks.
+    Two layers and more, one after the other, that fit one launch are one step, and so is a network of one layer that
+    fits; all others are steps of their own.  Sums in parts are those of layers.  With a `precision` they are on tensor
+    cores; those of 16 bits have kernels for whole networks.
     """
     split.check(split_k, precision)
     tensor_step.check(precision, dtype)
-    layers = tuple(layers)
-    if split_k == 1 and (precision is None or precision in HALVES):
-        weights = [np.asarray(layer.w)[None] for layer in layers]
-        biases = [None if layer.b is None else np.asarray(layer.b)[None] for layer in layers]
-        fits = whole.of_stacked(weights, biases, [layer.activation for layer in layers], dtype, precision)
-        if fits is not None:
-            return fits
-    if precision is not None:
-        steps = tensor_step.of_network(layers, precision)
-    else:
-        steps = tuple(upload(layer, dtype, split_k) for layer in layers)
+    layers, steps, apart = tuple(layers), [], []
+    fused = split_k == 1 and (precision is None or precision in HALVES)
+    for fits, group in itertools.groupby(layers, lambda layer: fused and whole.fits(layer.w.shape, dtype, precision)):
+        run = list(group)
+        if fits and (len(run) > 1 or len(layers) == 1):
+            steps += _apart(apart, dtype, precision, split_k)
+            apart = []
+            steps.append(_together(run, dtype, precision))
+        else:
+            apart += run
+    steps += _apart(apart, dtype, precision, split_k)
     memory.wait_for(0)  # weights are there for whatever stream reads them
-    return steps[0] if len(steps) == 1 else Chain(steps, dtype)
+    return steps[0] if len(steps) == 1 else Chain(tuple(steps), dtype)
+
+
+def _together(layers: list, dtype: np.dtype, precision: str | None) -> Step:
+    weights = [np.asarray(layer.w)[None] for layer in layers]
+    biases = [None if layer.b is None else np.asarray(layer.b)[None] for layer in layers]
+    return whole.of_stacked(weights, biases, [layer.activation for layer in layers], dtype, precision)
+
+
+def _apart(layers: list, dtype: np.dtype, precision: str | None, split_k: int | str) -> tuple[Step, ...]:
+    if layers and precision is not None:
+        return tensor_step.of_network(layers, precision)
+    return tuple(upload(layer, dtype, split_k) for layer in layers)
 
 
 def upload(layer, dtype: np.dtype, split_k: int | str = 1) -> Layer:

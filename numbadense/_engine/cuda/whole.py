@@ -179,21 +179,21 @@ def _upload(packed: np.ndarray):
     return program
 
 
-def of_stacked(weights, biases, chosen, dtype: np.dtype, precision: str | None = None) -> Whole | None:
-    """Return networks of one shape, or None where they do not fit: too wide, a layer of no width, an older device."""
-    shapes, capability = [w.shape[1:] for w in weights], compiler.capability()
-    width = max(max(shape) for shape in shapes)
-    if precision is None:
-        tiles = fused_tiles.tiles_of(capability, dtype.itemsize, width)
-    else:
-        tiles = fused_tiles.tensor_tiles_of(capability, width)
-    if not tiles or min(min(shape) for shape in shapes) == 0:
-        return None
+def fits(widths, dtype: np.dtype, precision: str | None = None) -> bool:
+    """Say whether networks of these widths, that of x too, have a kernel: on older devices none do."""
+    return min(widths) > 0 and max(widths) <= fused_tiles.widest(compiler.capability(), dtype.itemsize, precision)
+
+
+def of_stacked(weights, biases, chosen, dtype: np.dtype, precision: str | None = None) -> Whole:
+    """Return networks of one shape, which fit."""
+    width, capability = max(max(w.shape[1:]) for w in weights), compiler.capability()
     layers = tuple(
         (np.asarray(w, dtype), None if b is None else np.asarray(b, dtype), activations.get(entry))
         for w, b, entry in zip(weights, biases, chosen, strict=True)
     )
-    return Whole(layers, dtype, tiles, {}) if precision is None else TensorWhole(layers, dtype, tiles, {}, precision)
+    if precision is None:
+        return Whole(layers, dtype, fused_tiles.tiles_of(capability, dtype.itemsize, width), {})
+    return TensorWhole(layers, dtype, fused_tiles.tensor_tiles_of(capability, width), {}, precision)
 
 
 def room(dtype: np.dtype, precision: str | None = None) -> str:
