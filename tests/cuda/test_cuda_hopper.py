@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numbadense as nd
+from numbadense._engine import half
 from numbadense._engine.cuda import device
 from numbadense.activations import REGISTRY
 from numbadense.errors import DeviceError
 
 PRECISIONS = ("bf16", "fp16", "tf32")
 UNIT = {"bf16": 2.0**-8, "fp16": 2.0**-11, "tf32": 2.0**-10}  # the largest relative error of one operand; tf32 is cut
+KINDS = {"bf16": "bfloat16", "fp16": "float16"}
 GUARD = 16
 ELEMENTWISE = sorted(name for name, entry in REGISTRY.items() if not entry.rowwise)
 
@@ -159,8 +161,8 @@ def test_bf16_and_fp16_are_rounded_to_nearest_even():
     numbers = np.r_[rng.normal(size=50), 1 + 2.0**-8, 1 + 3 * 2.0**-8, -np.inf, 3.4e38, 1e-7, 65520, 0]
     with np.errstate(over="ignore"):
         halves = numbers.astype(np.float32).astype(np.float16).view(np.uint16)
-    for x, half in zip(numbers.astype(np.float32), halves, strict=True):
-        assert twin_hopper.make_narrow("fp16")(x) == half
+    for x, bits in zip(numbers.astype(np.float32), halves, strict=True):
+        assert twin_hopper.make_narrow("fp16")(x) == bits
         above = np.float32(x).view(np.uint32) & 0xFFFF0000
         near = [np.uint32(above).view(np.float32), np.uint32(above + 0x10000).view(np.float32)]
         got = np.uint32(int(twin_hopper.make_narrow("bf16")(x)) << 16).view(np.float32)
@@ -181,6 +183,46 @@ def test_a_layer_is_as_close_as_its_operands_are(precision, name):
     direct.run(layer, memory.upload(x, x.dtype, 0), out, 0)
     exact = getattr(nd, name)(x.astype(np.float64) @ w + b)
     assert np.linalg.norm(held - exact) <= 2 * UNIT[precision] * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_halves_are_read_and_written_as_they_lie(precision, monkeypatch):
+    from numbadense._engine.cuda import halves, hopper_step
+    from numbadense._engine.cuda import room as rooms
+    from numbadense._engine.cuda.borrowed import Borrowed
+
+    x, w, b = operands(9, 24, 12)
+    kind = halves.OF_PRECISION[precision]
+    bits, held = half.rounded(x, KINDS[precision]).bits, on_device(np.zeros((9, 12), np.uint16))[1]
+    matrix, out = (Borrowed(a.ctypes.data, a.shape, kind, a, a.size) for a in (on_device(bits)[1], held))
+    layer, (floats, exact) = layer_of(w, b, "gelu", precision), on_device(np.zeros((9, 12), np.float32))
+    layer.run(on_device(x)[0], floats, rooms.made(layer.room(on_device(x)[0]), 0), 0)
+    assert layer.reads(matrix) and layer.writes(out)
+    assert layer.room(matrix) < layer.room(on_device(x)[0])
+    monkeypatch.setattr(hopper_step, "narrow", None)
+    layer.run(matrix, out, rooms.made(layer.room(matrix), 0), 0)
+    np.testing.assert_array_equal(held, half.rounded(exact, KINDS[precision]).bits)
+    assert not layer_of(w, b, "softmax", precision).writes(out) and not layer_of(w, b, "gelu", "tf32").reads(matrix)
+    odd = Borrowed(matrix.address, (9, 20), kind, matrix, 180)
+    assert not layer.reads(odd) and layer.writes(odd), "rows of x have to begin at multiples of 16 bytes"
+    other = Borrowed(matrix.address, (9, 24), halves.OF_PRECISION["fp16" if precision == "bf16" else "bf16"], None, 216)
+    assert not layer.reads(other)
+
+
+def test_layers_hand_on_what_the_next_would_round_in_16_bits(monkeypatch):
+    from numbadense._engine.cuda import halves, run, tensor_step
+    from numbadense._engine.cuda.chain import Chain
+
+    rng, dtype = np.random.default_rng(6), np.dtype(np.float32)  # whole numbers, large enough to be rounded
+    shapes = (7, 16), (16, 12), (12, 8), (8, 3)
+    net = nd.Sequential([nd.Dense(rng.integers(-20, 21, shape).astype("f4"), None, "relu") for shape in shapes])
+    x = rng.integers(-3, 4, (5, 7)).astype(np.float32)
+    expected = Chain(tensor_step.of_network(net.layers, "bf16"), dtype)
+    monkeypatch.setattr(tensor_step, "_has_hopper", lambda *arguments: True)
+    chain = Chain(tensor_step.of_network(net.layers, "bf16"), dtype)
+    assert [output.dtype for output in chain._plan(5)[0]] == [halves.BFLOAT16, dtype, halves.BFLOAT16]
+    outputs = [run.network(step, x, None, dtype, net, 0) for step in (expected, chain)]
+    np.testing.assert_array_equal(*outputs)
 
 
 def test_deep_layers_share_a_tile():

@@ -275,7 +275,7 @@ def test_a_network_is_near_its_own_in_float32(gpu, launches, precision, rng):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_activations_between_layers_in_16_bits_change_nothing(gpu, precision):
-    from numbadense._engine.cuda import halves, memory, tensor_step
+    from numbadense._engine.cuda import memory, tensor_step
     from numbadense._engine.cuda import run as run_module
     from numbadense._engine.cuda.chain import Chain
 
@@ -283,15 +283,15 @@ def test_activations_between_layers_in_16_bits_change_nothing(gpu, precision):
     shapes = (6, 16), (16, 8), (8, 3)
     net = nd.Sequential([nd.Dense(rng.integers(-20, 21, shape).astype("f4"), None, "relu") for shape in shapes])
     steps = tensor_step.of_network(net.layers, precision)  # such as a wider network would get
-    given = halves.OF_PRECISION[precision]
-    assert [(step.halves_in, step.gives) for step in steps] == [(False, given), (True, given), (True, None)]
+    assert [step.halves_in for step in steps] == [False, True, True]
+    chain = Chain(steps, np.dtype(np.float32))
+    assert chain.room(memory.operand("x", np.zeros((5, 6), np.float32)).like) == 256 + 256  # 5 x 16, and 5 x 8, halves
     x = rng.integers(-3, 4, (5, 6)).astype(np.float32)
     y = x
     for layer in net.layers:
         y = nd.cuda.dense(y, layer.w, layer.b, layer.activation, precision=precision)
     assert np.isfinite(y).all()
     operand = memory.operand("x", x)
-    chain = Chain(steps, np.dtype(np.float32))
     np.testing.assert_array_equal(run_module.forward(chain, operand, None, chain.dtype, 0), y)
 
 
@@ -344,7 +344,7 @@ def test_hopper_gets_its_own_kernel_for_layers_that_are_large_enough(gpu, monkey
     from numbadense._engine.cuda import hopper_step, tensor_step
 
     packed = []
-    monkeypatch.setattr(hopper_step, "pack", lambda *arguments, gives: packed.append(arguments[3]))
+    monkeypatch.setattr(hopper_step, "pack", lambda *arguments: packed.append(arguments[3]))
     w, b = np.zeros((64, 64), np.float32), np.zeros(64, np.float32)
     for capability, precision, small, expected in (
         ((9, 0), "bf16", False, ["bf16"]),

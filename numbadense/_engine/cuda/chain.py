@@ -1,12 +1,13 @@
 """Steps one after the other, casts before and behind: a step itself."""
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from numbadense._engine.cuda import memory
+from numbadense._engine.cuda import halves, memory
 from numbadense._engine.cuda import room as rooms
 from numbadense._engine.cuda.borrowed import Borrowed
 from numbadense._engine.cuda.remembered import recall
@@ -14,7 +15,9 @@ from numbadense._engine.cuda.remembered import recall
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Chain:
-    """At least two steps, each of which takes what the one before gives: a matrix of `dtype`, or of what it `gives`.
+    """At least two steps, each of which takes what the one before gives: a matrix of `dtype`, or of half precision.
+
+    It is 16 bits where the one step writes and the other reads such a matrix, which it would round to that itself.
 
     ::
 
@@ -75,11 +78,20 @@ class Chain:
 
     def _plan(self, m: int) -> tuple[list[Borrowed], int]:
         """Return the outputs of all steps but the last for `m` rows, in a room at address 0, and where they end."""
-        forms = [((m, step.n_out), getattr(step, "gives", None) or self.dtype) for step in self.steps[:-1]]
+        forms = [((m, a.n_out), _handed_on(a, b, m, self.dtype)) for a, b in itertools.pairwise(self.steps)]
         sizes = [rooms.bytes_of(*form) for form in forms]
         odd = max(sizes[::2])
         outputs = [Borrowed(index % 2 * odd, *form, None, form[0][0] * form[0][1]) for index, form in enumerate(forms)]
         return outputs, max(rooms.BOUNDARY, odd + max(sizes[1::2], default=0))
+
+
+def _handed_on(step, after, m: int, computed: np.dtype) -> np.dtype:
+    """Return the dtype in which a step hands `m` rows to the one after it."""
+    for dtype in halves.PRECISION:
+        matrix = Borrowed(0, (m, step.n_out), dtype, None, m * step.n_out)
+        if step.writes(matrix) and after.reads(matrix):
+            return dtype
+    return computed
 
 
 @dataclass(frozen=True)
@@ -105,13 +117,15 @@ class Cast:
         return 0
 
     def reads(self, x) -> bool:
+        """None from another step: what comes out of a network is rounded once."""
+        return False
+
+    def writes(self, out) -> bool:
         """Any."""
         return True
 
-    writes = reads
-
     def run(self, x, out, room, stream) -> None:
-        """Fill out from x."""
+        """Fill out from x, of any dtypes."""
         memory.copy(x, x.dtype, out, out.dtype, stream)
 
     def explain(self, m: int) -> str:

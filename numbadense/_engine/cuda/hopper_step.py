@@ -49,8 +49,7 @@ def element(precision: str) -> np.dtype:
 class HopperLayer:
     """A dense layer: `w` transposed, ``(n_out, padded n_in)``, narrowed; `b` ``(n_out,)`` in float32.
 
-    x and out are float32, or have the 16 bits of `precision`.  `gives` is what the next step is given: those 16 bits,
-    or None for float32.
+    x and out are float32, or have the 16 bits of `precision`.
 
     ::
 
@@ -63,7 +62,6 @@ class HopperLayer:
     n_in: int
     precision: str
     tile: Tile
-    gives: np.dtype | None = None
 
     @property
     def n_out(self) -> int:
@@ -147,13 +145,11 @@ def narrow(x, out, precision: str, stream):
     return out
 
 
-def pack(
-    w, b, activation, precision: str, stream, make=rooms.made, tile: Tile | None = None, gives: np.dtype | None = None
-) -> HopperLayer:
+def pack(w, b, activation, precision: str, stream, make=rooms.made, tile: Tile | None = None) -> HopperLayer:
     """Return a layer of float32 device arrays `w` ``(n_in, n_out)`` and `b`; ``make(nbytes, stream)`` gives memory."""
     k, n = (int(size) for size in w.shape)
     kind = element(precision)
     shape = n, padded(k, kind.itemsize)
     packed = make(rooms.bytes_of(shape, kind), stream).part(0, shape, kind)
     compiler.launch_one_dimensional(compiler.narrow_columns(precision), packed.nbytes // CHUNK, stream, w, packed)
-    return HopperLayer(packed, b, activations.get(activation), k, precision, tile or choose(k), gives)
+    return HopperLayer(packed, b, activations.get(activation), k, precision, tile or choose(k))

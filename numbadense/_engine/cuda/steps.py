@@ -175,17 +175,17 @@ def of_network(layers: Iterable, dtype: np.dtype, precision: str | None = None, 
     """
     split.check(split_k, precision)
     tensor_step.check(precision, dtype)
-    layers, steps, apart = tuple(layers), [], []
+    layers, steps, apart, before = tuple(layers), [], [], None
     fused = split_k == 1 and (precision is None or precision in HALVES)
     for fits, group in itertools.groupby(layers, lambda layer: fused and whole.fits(layer.w.shape, dtype, precision)):
         run = list(group)
         if fits and (len(run) > 1 or len(layers) == 1):
-            steps += _apart(apart, dtype, precision, split_k)
-            apart = []
+            steps += _apart(apart, before, dtype, precision, split_k)
+            apart, before = [], run[-1]
             steps.append(_together(run, dtype, precision))
         else:
             apart += run
-    steps += _apart(apart, dtype, precision, split_k)
+    steps += _apart(apart, before, dtype, precision, split_k)
     memory.wait_for(0)  # weights are there for whatever stream reads them
     return steps[0] if len(steps) == 1 else Chain(tuple(steps), dtype)
 
@@ -196,9 +196,9 @@ def _together(layers: list, dtype: np.dtype, precision: str | None) -> Step:
     return whole.of_stacked(weights, biases, [layer.activation for layer in layers], dtype, precision)
 
 
-def _apart(layers: list, dtype: np.dtype, precision: str | None, split_k: int | str) -> tuple[Step, ...]:
+def _apart(layers: list, before, dtype: np.dtype, precision: str | None, split_k: int | str) -> tuple[Step, ...]:
     if layers and precision is not None:
-        return tensor_step.of_network(layers, precision)
+        return tensor_step.of_network(layers, precision, before)
     return tuple(upload(layer, dtype, split_k) for layer in layers)
 
 

@@ -1,6 +1,7 @@
 """A dense layer on tensor cores: which kernel a device has for it, weights laid out once, the kernel launched."""
 
 import functools
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +45,7 @@ def check(precision, dtype: np.dtype) -> None:
 class TensorLayer:
     """A dense layer: `w` as `tensor_pack` lays it out, for x of 16 bits if `halves_in`, `b` ``(n_out,)`` in float32.
 
-    x and out are float32, or have the 16 bits of `precision`.  `gives` is what the next step is given: those 16 bits,
-    where that would round to the same, or None for float32.
+    x and out are float32, or have the 16 bits of `precision`.
     """
 
     w: Any
@@ -54,7 +54,6 @@ class TensorLayer:
     n_in: int
     precision: str
     halves_in: bool = False
-    gives: np.dtype | None = None
 
     @property
     def n_out(self) -> int:
@@ -137,23 +136,21 @@ def prepare(
     make=rooms.made,
     m: int = hopper_step.LEAST,
     halves_in: bool = False,
-    gives: np.dtype | None = None,
 ):
     """Return a step from float32 device arrays `w` ``(n_in, n_out)`` and `b`, for about `m` rows or more.
 
     ``make(nbytes, stream)`` gives the memory for the weights as the kernel reads them.  `halves_in` says that x is
-    expected in 16 bits, and `gives` what the next step is given, if not float32.  Hopper has a kernel of its own for
-    layers that are large enough.
+    expected in 16 bits.  Hopper has a kernel of its own for layers that are large enough.
     """
     k, n = (int(size) for size in w.shape)
     if _has_hopper(m, k, n, precision):
-        return hopper_step.pack(w, b, activation, precision, stream, make, gives=gives)
+        return hopper_step.pack(w, b, activation, precision, stream, make)
     shape = tensor_pack.shape(k, n, precision)
     packed = make(rooms.bytes_of(shape, WORD) or rooms.BOUNDARY, stream).part(0, shape, WORD)
     if packed.size:
         kernel = compiler.tensor_weights(precision, halves_in)
         compiler.launch_one_dimensional(kernel, packed.size // 4, stream, w, packed)
-    return TensorLayer(packed, b, activations.get(activation), k, precision, halves_in, gives)
+    return TensorLayer(packed, b, activations.get(activation), k, precision, halves_in)
 
 
 def _has_hopper(m: int, k: int, n: int, precision: str) -> bool:
@@ -162,22 +159,21 @@ def _has_hopper(m: int, k: int, n: int, precision: str) -> bool:
     return capability is not None and hopper_step.supported(m, n, k, precision, capability)
 
 
-def of_network(layers: Iterable, precision: str) -> tuple[Any, ...]:
-    """Upload layers, anything with ``w``, ``b`` and ``activation``; what one gives another in 16 bits stays so."""
+def of_network(layers: Iterable, precision: str, before=None) -> tuple[Any, ...]:
+    """Upload layers, anything with ``w``, ``b`` and ``activation``; `before` is the layer in front of them, if any."""
     layers = tuple(layers)
-    given = [_handed_on(layer, precision) for layer in layers[:-1]]
-    ends = zip(layers, [None, *given], [*given, None], strict=True)
-    return tuple(_upload(layer, precision, before is not None, gives) for layer, before, gives in ends)
+    return tuple(
+        _upload(layer, precision, given is not None and _gives_halves(given, precision))
+        for given, layer in itertools.pairwise((before, *layers))
+    )
 
 
-def _handed_on(layer, precision: str) -> np.dtype | None:
-    """Return the dtype of 16 bits in which a layer hands its outputs on, or None for float32."""
-    if precision not in HALVES or layer.w.shape[1] % EIGHT or activations.get(layer.activation).rowwise:
-        return None
-    return halves.OF_PRECISION[precision]
+def _gives_halves(layer, precision: str) -> bool:
+    """Say whether a layer on tensor cores hands 16 bits to one that reads them."""
+    return precision in HALVES and layer.w.shape[1] % EIGHT == 0 and not activations.get(layer.activation).rowwise
 
 
-def _upload(layer, precision: str, halves_in: bool, gives: np.dtype | None):
+def _upload(layer, precision: str, halves_in: bool):
     b = validate.zeros(layer.w.shape[1], FLOAT32) if layer.b is None else layer.b
     w, b = memory.upload(layer.w, FLOAT32, 0), memory.upload(b, FLOAT32, 0)
-    return prepare(w, b, layer.activation, precision, 0, halves_in=halves_in, gives=gives)
+    return prepare(w, b, layer.activation, precision, 0, halves_in=halves_in)
