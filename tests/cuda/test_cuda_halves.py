@@ -23,9 +23,10 @@ LAYOUTS = ["contiguous", "unaligned", "reversed", "every other", "transposed"]
 class Halves:
     """An array of some library, of 16-bit floats: an interface, and the memory that it describes a part of."""
 
-    def __init__(self, room, kind, shape, layout="contiguous", read_only=False):
+    def __init__(self, room, kind, shape, layout="contiguous", read_only=False, begin=None):
         self.room, self.shape = room, shape
-        steps, begin = placed(shape, layout)
+        steps, first = placed(shape, layout)
+        begin = first if begin is None else begin
         self.facts = shape, [2 * step for step in steps], 2 * begin
         found = room.__array_interface__ if device.simulated() else room.__cuda_array_interface__
         where = {"data": (found["data"][0] + self.facts[2], read_only), "strides": tuple(self.facts[1])}
@@ -188,7 +189,7 @@ def some_bits(rng, shape, kind, name):
     return bits
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(cases())
 def test_any_function_takes_halves_for_the_numbers_they_are_and_rounds_to_them_once(to_halves, case):
     name, (kind, out_kind), (shape, out_shape), layouts, seed = case
@@ -208,3 +209,150 @@ def test_any_function_takes_halves_for_the_numbers_they_are_and_rounds_to_them_o
     assert_same(widened(out.bits, out_kind), np.asarray(half.rounded(expected, out_kind)))
     np.testing.assert_array_equal(out.others, around)
     np.testing.assert_array_equal(x.bits, bits)
+
+
+# Arrays that are ready
+
+
+@pytest.fixture
+def ready(gpu):
+    """A function that returns an array of Numba's of 16-bit floats, whatever NumPy calls them."""
+    return lambda bits, kind: gpu.to_device(np.ascontiguousarray(bits, np.uint16).view(TYPESTR[kind]))
+
+
+def bits_of(array):
+    """The bits of an array of Numba's."""
+    return array.copy_to_host().view(np.uint16)
+
+
+@pytest.fixture
+def views(gpu, monkeypatch):
+    """The arrays of which a view was made, by the long way, since the test began."""
+    from numbadense._engine.cuda import memory
+
+    seen, view = [], memory._view
+    monkeypatch.setattr(memory, "_view", lambda name, value: (seen.append(name), view(name, value))[1])
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "casts"),
+    [("float16", "fp16", 0), ("bfloat16", "bf16", 0), ("bfloat16", "fp16", 2), ("float16", None, 2)],
+)
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 2, 3)])
+def test_a_call_on_ready_arrays_is_one_launch_where_they_have_the_precision_of_the_network(
+    ready, launches, views, rng, kind, precision, casts, shape
+):
+    net = network((3, 5, 2), rng).to("cuda", precision=precision)
+    bits = half.rounded(rng.normal(size=shape).astype(np.float32), kind).bits
+    expected = net(widened(bits, kind))
+    views.clear(), launches.clear()
+    x, out = ready(bits, kind), ready(np.zeros((*shape[:-1], 2)), kind)
+    assert net(x, out) is out and len(launches) == 1 + casts
+    np.testing.assert_array_equal(bits_of(out), half.rounded(expected, kind).bits)
+    assert_same(net(x).copy_to_host(), expected)
+    assert len(launches) == 2 + casts + casts // 2 and not views
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("float16", "fp16"), ("bfloat16", "fp16"), ("bfloat16", None)])
+def test_a_network_is_bound_to_halves(ready, gpu, rng, kind, precision):
+    net = network((3, 5, 2), rng).to("cuda", precision=precision)
+    bits = half.rounded(rng.normal(size=(2, 4, 3)).astype(np.float32), kind).bits
+    x, out = ready(bits[0], kind), ready(np.zeros((4, 2)), kind)
+    step = net.bind(x, out)
+    for each in bits:
+        x.copy_to_device(each.view(TYPESTR[kind]))
+        assert step() is out
+        np.testing.assert_array_equal(bits_of(out), half.rounded(net(widened(each, kind)), kind).bits)
+    assert net.bind(x).out.dtype == np.float32
+
+
+def test_halves_have_to_fit_what_a_graph_computes_in(ready, gpu):
+    net = nd.Sequential([nd.Dense(np.ones((3, 2)))]).to("cuda")
+    x, out = gpu.to_device(np.ones((4, 3))), ready(np.zeros((4, 2)), "bfloat16")
+    with pytest.raises(nd.DTypeError, match="out has dtype bfloat16 but the network computes in float64; pass that"):
+        net.bind(x, out)
+    with pytest.raises(nd.DTypeError, match="x has dtype float16 but the network computes in float64; pass that"):
+        net.bind(ready(np.zeros((4, 3)), "float16"))
+    assert net(x, out) is out  # as in NumPy: rounded once
+    np.testing.assert_array_equal(bits_of(out), half.rounded(np.full((4, 2), 3.0), "bfloat16").bits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_that_cannot_be_written_are_refused(to_halves, kind):
+    x = np.ones((4, 3), np.float32)
+    with pytest.raises(nd.OutputError, match=r"out is read-only but must take the result of shape \(4, 3\)"):
+        nd.cuda.relu(x, to_halves(np.zeros((4, 3)), kind, read_only=True))
+    with pytest.raises(nd.OutputError, match=r"out has shape \(4, 2\) but the result has shape \(4, 3\)"):
+        nd.cuda.relu(x, to_halves(np.zeros((4, 2)), kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["relu", "softmax"])
+def test_an_activation_may_be_in_place(to_halves, rng, kind, name):
+    bits = half.rounded(rng.normal(size=(4, 8)).astype(np.float32), kind).bits
+    x = to_halves(bits, kind)
+    assert getattr(nd.cuda, name)(x, x) is x
+    np.testing.assert_array_equal(x.bits, half.rounded(getattr(nd.cuda, name)(widened(bits, kind)), kind).bits)
+
+
+@pytest.mark.parametrize("name", ["tanh", "softmax"])
+def test_memory_that_numbers_of_two_sizes_share_is_read_before_it_is_written(gpu, rng, name):
+    from numbadense._engine.cuda import memory
+
+    numbers = rng.normal(size=(64, 2)).astype(np.float32)
+    expected = getattr(nd.cuda, name)(numbers)
+    room = numbers.copy() if device.simulated() else gpu.to_device(numbers)
+    x = memory.from_interface(room.__array_interface__, room) if device.simulated() else room
+    out = Halves(room.view(np.uint16), "bfloat16", (64, 2), begin=0)  # the first half of what x has
+    assert getattr(nd.cuda, name)(x, out) is out
+    np.testing.assert_array_equal(out.bits, half.rounded(expected, "bfloat16").bits)
+
+
+# Libraries
+
+
+class Strange:
+    """An array whose library has no word for bfloat16, or none for what it holds."""
+
+    def __init__(self, bits, error, dtype="bfloat16", **facts):
+        self.bits, self.error, self.dtype = bits, error, dtype
+        vars(self).update(facts)
+
+    @property
+    def __cuda_array_interface__(self):
+        raise self.error
+
+    def view(self, dtype):
+        assert dtype == "int16"
+        return Halves(self.bits, "float16", self.bits.shape, begin=0)
+
+
+@pytest.mark.parametrize("error", [KeyError("torch.bfloat16"), RuntimeError("not supported for BF16 buffers")])
+def test_libraries_without_a_word_for_bfloat16_are_asked_for_its_bits(gpu, error):
+    numbers = np.array([1.5, -2.0, 3.0, 0.0], np.float32)
+    bits = half.rounded(numbers, "bfloat16").bits
+    bits = bits if device.simulated() else gpu.to_device(bits)
+    y = nd.cuda.relu(Strange(bits, error, "torch.bfloat16"))
+    np.testing.assert_array_equal(y.copy_to_host(), np.maximum(numbers, 0))
+
+
+def test_other_errors_of_libraries_are_passed_on(gpu):
+    bits = np.zeros(4, np.uint16)
+    with pytest.raises(nd.DTypeError, match="x is a Strange whose device memory cannot be read: requires grad"):
+        nd.cuda.relu(Strange(bits, RuntimeError("requires grad"), requires_grad=True))
+    with pytest.raises(nd.DTypeError, match="x is a Strange whose device memory cannot be read: 'complex32'"):
+        nd.cuda.relu(Strange(bits, KeyError("complex32"), "complex32"))
+
+
+def test_arrays_of_ml_dtypes_are_taken_on_either_side(gpu, rng):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    numbers = rng.normal(size=(4, 3)).astype(ml_dtypes.bfloat16)
+    expected = nd.cuda.tanh(numbers.astype(np.float32))
+    assert_same(nd.cuda.tanh(numbers), expected)
+    there = gpu.to_device(numbers)
+    assert_same(nd.cuda.tanh(there).copy_to_host(), expected)
+    for out in (np.zeros_like(numbers), gpu.to_device(np.zeros_like(numbers))):
+        assert nd.cuda.tanh(there, out) is out
+        host = out if isinstance(out, np.ndarray) else out.copy_to_host()
+        np.testing.assert_array_equal(host.view(np.uint16), half.rounded(expected, "bfloat16").bits)

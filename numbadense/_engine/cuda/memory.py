@@ -86,7 +86,7 @@ def _interface(name: str, value) -> tuple[dict | None, Any]:
     """Return the interface of an array, and the owner of the memory that it describes."""
     try:
         return halves.interface(value)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         said = str(error).strip().split("\n")[0].rstrip(".")
         raise DTypeError(f"{name} is a {type(value).__name__} whose device memory cannot be read: {said}.") from error
 
