@@ -100,9 +100,10 @@ def test_every_number_of_16_bits_is_read_as_it_is(to_halves, kind):
     assert_same(y.copy_to_host(), widened(bits.astype(np.uint16), kind))
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "every other"])  # rounded by the activation; by a copy
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_result_is_rounded_once_to_nearest_and_even(gpu, to_halves, kind, dtype):
+def test_every_result_is_rounded_once_to_nearest_and_even(gpu, to_halves, kind, dtype, layout):
     """Beside each number, halfway to the next, and just beside that: twice rounded, it would be that."""
     dtype = np.dtype(dtype)
     bits = np.arange(0, 2**16, 1021).astype(np.uint16)
@@ -111,9 +112,12 @@ def test_every_result_is_rounded_once_to_nearest_and_even(gpu, to_halves, kind, 
         middle = (numbers / 2 + after / 2).astype(dtype)
         x = np.concatenate([numbers, middle, *(np.nextafter(middle, np.array(e, dtype)) for e in (-9e9, 9e9, 0))])
     x = np.concatenate([x, np.array([65519.99, 65520, 3.39e38, 3.4e38, np.inf, -np.inf, np.nan, -0.0], dtype)])
-    out = to_halves(np.zeros(x.size), kind)
+    infinite = np.array(np.inf, dtype).view(f"u{dtype.itemsize}")
+    x = np.append(x, (infinite + infinite.dtype.type(1)).view(dtype))  # NaN, by its last bit
+    out = to_halves(np.zeros(x.size), kind, layout)
     assert nd.cuda.identity(gpu.to_device(x), out) is out
-    assert_same(widened(out.bits, kind), np.asarray(half.rounded(x, kind)))
+    with np.errstate(invalid="ignore"):
+        assert_same(widened(out.bits, kind), np.asarray(half.rounded(x, kind)))
 
 
 def network(widths, rng):
@@ -146,6 +150,42 @@ def on_tensor_cores(net):
 
     step, dtype = Chain(tensor_step.of_network(net.layers, "bf16"), np.dtype(np.float32)), np.dtype(np.float32)
     return lambda x, out=None: run.network(step, x, out, dtype, net, 0)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "float32"])
+@pytest.mark.parametrize("name", ["gelu", "softmax"])
+def test_layers_on_tensor_cores_take_any_numbers_and_read_16_bytes_of_their_own(
+    gpu, to_halves, launches, rng, kind, name
+):
+    from numbadense._engine.cuda import memory, tensor_step
+
+    w, b = quarters(rng, (72, 16)), quarters(rng, 16)
+    numbers = quarters(rng, (5, 72))
+    expected = nd.cuda.dense(numbers, w, b, name, precision="bf16")
+    x = to_halves(half.rounded(numbers, kind).bits, kind) if kind in KINDS else gpu.to_device(numbers)
+    layer = tensor_step.prepare(gpu.to_device(w), gpu.to_device(b), name, "bf16", 0)
+    own = kind == "bfloat16"
+    for call in (
+        lambda out: nd.cuda.dense(x, w, b, name, out=out, precision="bf16"),  # packed for x, as it is
+        lambda out: forward(layer, x, out),  # packed for float32, and then turned
+    ):
+        out = to_halves(np.zeros((5, 16)), "bfloat16")
+        assert call(out) is out
+        np.testing.assert_array_equal(out.bits, half.rounded(expected, "bfloat16").bits)
+        launches.clear()
+        assert_same(call(None).copy_to_host(), expected)
+    copies = 0 if kind in ("float32", "bfloat16") else 1
+    assert len(launches) == copies + 1 + (name == "softmax")
+    assert layer._laid_out.keys() == ({True, False} if own else {False})
+    bits = memory.operand("x", x)
+    assert layer.reads(memory.lent(bits, bits.shape)) is own
+
+
+def forward(step, x, out):
+    """What a step makes of x."""
+    from numbadense._engine.cuda import memory, run
+
+    return run.forward(step, memory.operand("x", x), out, np.dtype(np.float32), 0)
 
 
 FUNCTIONS = {
