@@ -120,6 +120,23 @@ def test_every_result_is_rounded_once_to_nearest_and_even(gpu, to_halves, kind, 
         assert_same(widened(out.bits, kind), np.asarray(half.rounded(x, kind)))
 
 
+@pytest.mark.parametrize("layouts", itertools.product(["contiguous", "unaligned"], repeat=2))
+@pytest.mark.parametrize("size", [7, 8, 25])
+def test_activations_find_the_chunks_of_both_arrays(gpu, to_halves, rng, layouts, size):
+    for kinds in (("bfloat16", "bfloat16"), ("float16", None), (None, "bfloat16")):
+        numbers = rng.normal(size=size).astype(np.float32)
+        kind, out_kind = kinds
+        bits = half.rounded(numbers, kind or "float16").bits
+        x = to_halves(bits, kind, layouts[0]) if kind else gpu.to_device(numbers)
+        out = to_halves(np.zeros(size), out_kind, layouts[1]) if out_kind else gpu.to_device(np.zeros(size, "f4"))
+        expected = nd.cuda.relu(widened(bits, kind) if kind else numbers)
+        assert nd.cuda.relu(x, out) is out
+        if out_kind:
+            assert_same(widened(out.bits, out_kind), np.asarray(half.rounded(expected, out_kind)))
+        else:
+            assert_same(out.copy_to_host(), expected)
+
+
 def network(widths, rng):
     """A network of these widths in float32, whose weights have few bits."""
     shapes = list(itertools.pairwise(widths))
