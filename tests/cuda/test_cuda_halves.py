@@ -120,7 +120,7 @@ def test_every_result_is_rounded_once_to_nearest_and_even(gpu, to_halves, kind, 
         assert_same(widened(out.bits, kind), np.asarray(half.rounded(x, kind)))
 
 
-@pytest.mark.parametrize("layouts", itertools.product(["contiguous", "unaligned"], repeat=2))
+@pytest.mark.parametrize("layouts", list(itertools.product(["contiguous", "unaligned"], repeat=2)))
 @pytest.mark.parametrize("size", [7, 8, 25])
 def test_activations_find_the_chunks_of_both_arrays(gpu, to_halves, rng, layouts, size):
     for kinds in (("bfloat16", "bfloat16"), ("float16", None), (None, "bfloat16")):
