@@ -175,7 +175,7 @@ def activate(activation: activations.Activation, x, out, stream):
             apart = () if same and target.dtype.itemsize == source.dtype.itemsize else (source,)
             buffer = result.buffer(rows, columns, apart, takes)
         if activation.rowwise:
-            compiler.launch_one_dimensional(compiler.rowwise(activation), rows, stream, source, buffer)
+            compiler.launch_rowwise(activation, stream, source, buffer)
         else:
             kernel, pieces = _elementwise(activation, dtype, source.dtype, buffer.dtype)
             flat = source.reshape(x.like.size), buffer.reshape(x.like.size)

@@ -101,7 +101,7 @@ class TensorLayer:
         shared = tile.shared(self.precision, x_words(x_form)) * WORD.itemsize
         compiler.launch(kernel, tile.blocks(m, n), tile.size, stream, x, w, self.b, to, shared=shared)
         if self.activation.rowwise:
-            compiler.launch_one_dimensional(compiler.rowwise(self.activation), m, stream, out, out)
+            compiler.launch_rowwise(self.activation, stream, out, out)
 
     def weights(self, halves_in: bool, stream):
         """Return the weights for x of 16 bits or of 32: they are laid out for the other when that is first needed."""
