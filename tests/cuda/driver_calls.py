@@ -128,6 +128,21 @@ def opt_in():
 SHARED = (48 * 1024, 100_000, 100_000, 60_000, 200_000)
 
 
+def halves(tensor, fused):
+    """Return the calls for arrays of 16-bit floats: of a network on tensor cores in bf16, and of one in float32."""
+    found = {}
+    stub.stub_parameters(18)  # as many as every kernel of these calls has
+    for name, dtype in (("bf16", "V2"), ("fp16", "f2")):
+        x, out = (cuda.to_device(np.zeros((64, n), np.uint16).view(dtype)) for n in (8, 2))
+        tensor(x, out), fused(x, out)
+        found[name] = calls(lambda: tensor(x, out)), calls(lambda: fused(x, out))
+    stub.stub_parameters(30)
+    x, out = (cuda.to_device(np.zeros((64, n), np.uint16).view("V2")) for n in (8, 2))
+    tensor(x, out)
+    found["halves"] = every_call(lambda: tensor(x, out)), last(30)["words"][9:18], x.device_ctypes_pointer.value
+    return found
+
+
 def main():
     """Print what was found."""
     rng = np.random.default_rng(0)
@@ -188,6 +203,8 @@ def main():
     found["failures"]["room"] = failing("", 0, lambda: net(x, out))
     stub.stub_memory(1 << 20)
     found["failures"]["memory"] = failing("", 0, lambda: one(np.zeros((100_000, 8), np.float32)))
+    stub.stub_memory(1 << 30)
+    found |= halves(network.to("cuda", precision="bf16"), fused)
     json.dump(found, sys.stdout)
 
 

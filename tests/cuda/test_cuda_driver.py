@@ -74,6 +74,12 @@ def test_a_call_on_ready_arrays_is_one_call_of_the_driver(seen):
     assert seen["pool"] == ["cuMemPoolCreate", "cuMemPoolSetAttribute", *IN_ROOM]
 
 
+def test_halves_of_the_precision_of_a_network_are_one_call_too_and_others_are_cast_in_room_of_a_pool(seen):
+    called, words, address = seen["halves"]
+    assert called == LAUNCH and words == [0, 0, 64 * 8, 2, address, 64, 8, 16, 2]  # x, as uint16
+    assert seen["bf16"] == [LAUNCH, IN_ROOM] and seen["fp16"] == [IN_ROOM, IN_ROOM]
+
+
 def test_what_is_between_the_layers_has_room_of_a_pool_in_one_piece(seen):
     assert seen["three"] == IN_ROOM
     assert seen["broken"] == ["cuMemAllocFromPoolAsync", *LAUNCH, "cuMemFreeAsync"]

@@ -169,15 +169,16 @@ def on_tensor_cores(net):
     return lambda x, out=None: run.network(step, x, out, dtype, net, 0)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "float32"])
-@pytest.mark.parametrize("name", ["gelu", "softmax"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("bfloat16", "gelu"), ("bfloat16", "softmax"), ("float16", "gelu"), ("float32", "softmax")]
+)
 def test_layers_on_tensor_cores_take_any_numbers_and_read_16_bytes_of_their_own(
     gpu, to_halves, launches, rng, kind, name
 ):
     from numbadense._engine.cuda import memory, tensor_step
 
-    w, b = quarters(rng, (72, 16)), quarters(rng, 16)
-    numbers = quarters(rng, (5, 72))
+    w, b = quarters(rng, (40, 8)), quarters(rng, 8)
+    numbers = quarters(rng, (3, 40))
     expected = nd.cuda.dense(numbers, w, b, name, precision="bf16")
     x = to_halves(half.rounded(numbers, kind).bits, kind) if kind in KINDS else gpu.to_device(numbers)
     layer = tensor_step.prepare(gpu.to_device(w), gpu.to_device(b), name, "bf16", 0)
@@ -186,7 +187,7 @@ def test_layers_on_tensor_cores_take_any_numbers_and_read_16_bytes_of_their_own(
         lambda out: nd.cuda.dense(x, w, b, name, out=out, precision="bf16"),  # packed for x, as it is
         lambda out: forward(layer, x, out),  # packed for float32, and then turned
     ):
-        out = to_halves(np.zeros((5, 16)), "bfloat16")
+        out = to_halves(np.zeros((3, 8)), "bfloat16")
         assert call(out) is out
         np.testing.assert_array_equal(out.bits, half.rounded(expected, "bfloat16").bits)
         launches.clear()
@@ -246,7 +247,7 @@ def some_bits(rng, shape, kind, name):
     return bits
 
 
-@settings(max_examples=35, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(cases())
 def test_any_function_takes_halves_for_the_numbers_they_are_and_rounds_to_them_once(to_halves, case):
     name, (kind, out_kind), (shape, out_shape), layouts, seed = case
@@ -357,11 +358,11 @@ def test_an_activation_may_be_in_place(to_halves, rng, kind, name):
 def test_memory_that_numbers_of_two_sizes_share_is_read_before_it_is_written(gpu, rng, name):
     from numbadense._engine.cuda import memory
 
-    numbers = rng.normal(size=(64, 2)).astype(np.float32)
+    numbers = rng.normal(size=(8, 2)).astype(np.float32)
     expected = getattr(nd.cuda, name)(numbers)
     room = numbers.copy() if device.simulated() else gpu.to_device(numbers)
     x = memory.from_interface(room.__array_interface__, room) if device.simulated() else room
-    out = Halves(room.view(np.uint16), "bfloat16", (64, 2), begin=0)  # the first half of what x has
+    out = Halves(room.view(np.uint16), "bfloat16", (8, 2), begin=0)  # the first half of what x has
     assert getattr(nd.cuda, name)(x, out) is out
     np.testing.assert_array_equal(out.bits, half.rounded(expected, "bfloat16").bits)
 
