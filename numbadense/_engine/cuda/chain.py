@@ -87,7 +87,7 @@ class Chain:
 
 def _handed_on(step, after, m: int, computed: np.dtype) -> np.dtype:
     """Return the dtype in which a step hands `m` rows to the one after it."""
-    for dtype in halves.PRECISION:
+    for dtype in halves.OF_PRECISION.values():
         matrix = Borrowed(0, (m, step.n_out), dtype, None, m * step.n_out)
         if step.writes(matrix) and after.reads(matrix):
             return dtype
@@ -140,9 +140,10 @@ def between(step, x, out, dtype: np.dtype):
     """
     before = x.dtype != dtype and not step.reads(x)
     after = out.dtype != dtype and not step.writes(out)
+    if not before and not after:
+        return step
     return recall(vars(step).setdefault("_between", {}), (before, after), functools.partial(_cast, step, dtype))
 
 
-def _cast(step, dtype: np.dtype, before: bool, after: bool):
-    steps = (*(Cast(step.n_in),) * before, step, *(Cast(step.n_out),) * after)
-    return Chain(steps, dtype) if len(steps) > 1 else step
+def _cast(step, dtype: np.dtype, before: bool, after: bool) -> Chain:
+    return Chain((*(Cast(step.n_in),) * before, step, *(Cast(step.n_out),) * after), dtype)

@@ -38,7 +38,7 @@ def network(step: Step, x, out, dtype: np.dtype, stream):
 
 def fits(dtype: np.dtype, computed: np.dtype) -> bool:
     """Say whether an array has the dtype that a network computes in, or half precision, which counts as float32."""
-    return dtype == computed or (dtype in halves.PRECISION and computed == validate.FLOAT32)
+    return dtype == computed or (halves.precision(dtype) is not None and computed == validate.FLOAT32)
 
 
 def overlap(a: Borrowed, b: Borrowed) -> bool:

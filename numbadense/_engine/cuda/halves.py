@@ -12,8 +12,7 @@ import numpy as np
 from numbadense._engine import validate
 
 FLOAT16, BFLOAT16, BITS = np.dtype(np.float16), np.dtype("V2"), np.dtype(np.uint16)
-PRECISION = {FLOAT16: "fp16", BFLOAT16: "bf16"}  # that of tensor cores
-OF_PRECISION = {precision: dtype for dtype, precision in PRECISION.items()}
+OF_PRECISION = {"bf16": BFLOAT16, "fp16": FLOAT16}
 
 
 def known(dtype: np.dtype) -> np.dtype:
@@ -23,14 +22,19 @@ def known(dtype: np.dtype) -> np.dtype:
     return FLOAT16 if dtype == FLOAT16 else dtype
 
 
+def precision(dtype: np.dtype) -> str | None:
+    """Return the precision of tensor cores that has the numbers of a dtype, one that is `known`; None for others."""
+    return "bf16" if dtype is BFLOAT16 else "fp16" if dtype is FLOAT16 else None
+
+
 def in_memory(dtype: np.dtype) -> np.dtype:
     """Return the dtype that kernels see."""
-    return BITS if dtype in PRECISION else dtype
+    return BITS if precision(dtype) else dtype
 
 
 def checked_as(dtype: np.dtype) -> np.dtype:
     """Return the dtype by which `validate` checks an array: half precision is all one there."""
-    return FLOAT16 if dtype in PRECISION else dtype
+    return FLOAT16 if precision(dtype) else dtype
 
 
 def name(dtype: np.dtype) -> str:

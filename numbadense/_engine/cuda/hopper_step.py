@@ -101,11 +101,11 @@ class HopperLayer:
 
     def reads(self, x) -> bool:
         """Say whether it takes a matrix of 16-bit floats as it lies: of its precision, rows in whole chunks."""
-        return halves.PRECISION.get(x.dtype) == self.precision and memory.in_chunks(x)
+        return halves.precision(x.dtype) == self.precision and memory.in_chunks(x)
 
     def writes(self, out) -> bool:
         """Say the same of out, anywhere; a row-wise activation needs float32."""
-        return halves.PRECISION.get(out.dtype) == self.precision and not self.activation.rowwise
+        return halves.precision(out.dtype) == self.precision and not self.activation.rowwise
 
     def run(self, x, out, room, stream) -> None:
         """Fill out with ``activation(x @ w + b)``."""

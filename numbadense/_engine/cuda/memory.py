@@ -60,7 +60,7 @@ def _viewed(name: str, value, view) -> Operand:
         raise DTypeError(f"{name} has dtype {view.dtype} but a device computes in native byte order; convert it first.")
     shape = tuple(view.shape)
     like = np.lib.stride_tricks.as_strided(np.empty(1, halves.checked_as(dtype)), shape, (0,) * len(shape))
-    if dtype in halves.PRECISION:
+    if halves.precision(dtype):
         view = strided(address(view), shape, tuple(view.strides), halves.BITS, view)
     return Operand(name, value, like, view, dtype)
 
@@ -149,7 +149,7 @@ def matrix(x: Operand, rows: int, columns: int, dtype: np.dtype, stream, reads=N
     if contiguous(view):
         if x.dtype == dtype:
             return view
-        if reads is not None and x.dtype in halves.PRECISION and reads(found := lent(x, shape)):
+        if reads is not None and halves.precision(x.dtype) and reads(found := lent(x, shape)):
             return found
     gathered = empty(shape, dtype, stream)
     copy(view, x.dtype, gathered, dtype, stream)
@@ -192,7 +192,7 @@ def copy(x, dtype: np.dtype, out, out_dtype: np.dtype, stream) -> None:
 
     Those are given beside them, for floats of 16 bits are there as bits.
     """
-    kernel = compiler.copy(halves.PRECISION.get(dtype), halves.PRECISION.get(out_dtype), dtype.itemsize)
+    kernel = compiler.copy(halves.precision(dtype), halves.precision(out_dtype), dtype.itemsize)
     compiler.launch_one_dimensional(kernel, x.size, stream, x, out)
 
 
@@ -258,8 +258,9 @@ class Result:
         target, shape = self.target, (rows, columns)
         if target.view is not None and contiguous(target.view):
             direct = target.view.reshape(rows, columns) if target.dtype == self.dtype else lent(target, shape)
-            halves_taken = writes is not None and target.dtype in halves.PRECISION and writes(direct)
-            taken = target.dtype == self.dtype or halves_taken
+            taken = target.dtype == self.dtype or (
+                writes is not None and halves.precision(target.dtype) is not None and writes(direct)
+            )
             if taken and not any(overlap(direct, other) for other in inputs):
                 return direct
         return empty(shape, self.dtype, self.stream)

@@ -70,7 +70,7 @@ def dense(x, w, b, activation, out, stream, split_k=1, precision=None):
             return held.enter_context(rooms.taken(nbytes, stream, x.owner))
 
         ready = x.view is not None and memory.contiguous(x.view) and memory.in_chunks(x.view)
-        halves_in = ready and halves.PRECISION.get(x.dtype) == precision
+        halves_in = ready and halves.precision(x.dtype) == precision
         layer = tensor_step.prepare(weights, biases, chosen, precision, stream, make, m, halves_in)
         return forward(layer, x, out, dtype, stream)
 
@@ -193,7 +193,7 @@ def _takes_halves(activation, dtype: np.dtype):
 
 def _elementwise(activation, dtype: np.dtype, given: np.dtype, taken: np.dtype) -> tuple:
     """Return the kernel from an array of one dtype to one of another, and how many elements a thread takes at once."""
-    forms = halves.PRECISION.get(given), halves.PRECISION.get(taken)
+    forms = halves.precision(given), halves.precision(taken)
     if forms == (None, None):
         return compiler.elementwise(activation, dtype), CHUNK // dtype.itemsize
     capability = compiler.capability()

@@ -82,7 +82,7 @@ class TensorLayer:
 
     def reads(self, x) -> bool:
         """Say whether it takes a matrix of 16-bit floats as it lies: of its precision, rows in whole chunks."""
-        return halves.PRECISION.get(x.dtype) == self.precision and memory.in_chunks(x)
+        return halves.precision(x.dtype) == self.precision and memory.in_chunks(x)
 
     def writes(self, out) -> bool:
         """Say the same of out, which a row-wise activation needs in float32."""
@@ -116,7 +116,7 @@ class TensorLayer:
 
 def _form(matrix) -> str:
     """Return how a matrix lies in memory, in the words of `tensor`."""
-    if matrix.dtype in halves.PRECISION:
+    if matrix.dtype.itemsize == halves.BITS.itemsize:
         return HALF
     return CHUNKS if memory.in_chunks(matrix) else ELEMENTS
 

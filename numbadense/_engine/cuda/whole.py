@@ -164,7 +164,7 @@ class TensorWhole(Whole):
 
     def reads(self, x) -> bool:
         """Say whether it takes a matrix of 16-bit floats as it is: of its own precision."""
-        return halves.PRECISION.get(x.dtype) == self.precision
+        return halves.precision(x.dtype) == self.precision
 
     writes = reads
 
