@@ -3,11 +3,15 @@
 ``predicted`` is a lower bound of the seconds a call takes, from what the kernel has to do: bytes from and to memory,
 multiply-adds at the share of the inner loop, and, on tensor cores, two operations of the special-function units for
 each sigmoid or tanh.  The rates are those of an H200's data sheet; no device has confirmed them.
+
+``arrays`` says what each engine reads and writes: PyTorch numbers of its own precision, ours float32, and beside that
+the same 16 bits.
 """
 
 import itertools
 import time
 
+import gpu_halves
 import numpy as np
 from numba import cuda
 
@@ -48,19 +52,18 @@ def random_network(bench, widths, name):
     )
 
 
-def checked(out, expected, rows, precision):
+def checked(host, expected, rows, precision):
     """Return the relative Frobenius error of some rows of an output, of which no element may be missing."""
-    host = out.copy_to_host()
     assert not np.isnan(host).any(), "some outputs were not written"
     error = float(np.linalg.norm(host[rows] - expected) / np.linalg.norm(expected))
     assert error <= ALLOWED[precision], f"relative error {error}, and {ALLOWED[precision]} is allowed"
     return error
 
 
-def predicted(rows, widths, precision, special, weights=0):
+def predicted(rows, widths, precision, special, weights=0, itemsize=4):
     """Return the least seconds for so many rows and bytes of weights; `special`: activations need those units."""
     products = rows * sum(k * n for k, n in itertools.pairwise(widths))
-    seconds = [(4 * rows * (widths[0] + widths[-1]) + weights) / BANDWIDTH]
+    seconds = [(itemsize * rows * (widths[0] + widths[-1]) + weights) / BANDWIDTH]
     if precision is None:
         seconds.append(2 * products / (0.94 * FLOAT32))
     else:
@@ -75,7 +78,8 @@ def network(bench, widths, m, precision, name, host=False):
     x, out = bench.normal(m, widths[0]), bench.poisoned(m, widths[-1])
     on_device(x, out)
     rows = np.unique(np.r_[0, m - 1, bench.rng.integers(0, m, 30)])
-    error = checked(out, net.astype("float64")(x.copy_to_host()[rows].astype(np.float64)), rows, precision)
+    expected = net.astype("float64")(x.copy_to_host()[rows].astype(np.float64))
+    error = checked(out.copy_to_host(), expected, rows, precision)
     facts = {"predicted": predicted(m, widths, precision, name == "sigmoid"), "kernel": str(on_device)}
     if host and not bench.dry:
         cuda.synchronize()
@@ -85,10 +89,29 @@ def network(bench, widths, m, precision, name, host=False):
         facts["host_seconds"] = (time.perf_counter() - begin) / 200
         cuda.synchronize()
     engines = {"ours": lambda: on_device(x, out)}
+    if precision is not None:
+        engine, its_error = halves(on_device, x, out.shape, expected, rows, precision)
+        engines[gpu_halves.ENGINE], error = engine, max(error, its_error)
+        least = predicted(m, widths, precision, name == "sigmoid", itemsize=2)
+        facts[f"predicted, {gpu_halves.ENGINE}"] = least
     if "torch" in bench.peers:
         engines |= bench.peer(peers, net, x, precision, name)
+    facts["arrays"] = arrays(engines, precision)
     shape = "-".join(map(str, widths))
     bench.record("fused", f"{shape} {name}, {m} rows, {precision or 'float32'}", engines, error, **facts)
+
+
+def halves(on_device, x, shape, expected, rows, precision):
+    """Return the call of ours on arrays of 16 bits, and its error, checked."""
+    given, out = gpu_halves.of(x, precision), gpu_halves.poisoned(shape, precision)
+    on_device(given, out)
+    error = checked(gpu_halves.to_host(out, precision), expected, rows, precision)
+    return lambda: on_device(given, out), error
+
+
+def arrays(engines, precision):
+    """Return what each engine reads and writes."""
+    return {name: "float32" if name == "ours" else precision or "float32" for name in engines}
 
 
 def peers(bench, net, x, precision, name):
@@ -138,12 +161,16 @@ def population(bench, count, m, widths, precision):
     some = np.unique(np.r_[0, count - 1, bench.rng.integers(0, count, 10)])
     given = x.copy_to_host()[some].astype(np.float64)
     expected = np.stack([networks[i].astype("float64")(rows) for i, rows in zip(some, given, strict=True)])
-    error = checked(out, expected, some, precision)
+    error = checked(out.copy_to_host(), expected, some, precision)
     size = 4 * count * sum((k + 1) * n for k, n in itertools.pairwise(widths))
     facts = {"predicted": predicted(count * m, widths, precision, True, size), "kernel": str(on_device)}
     engines = {"ours": lambda: on_device(x, out)}
+    if precision is not None:
+        engine, its_error = halves(on_device, x, out.shape, expected, some, precision)
+        engines[gpu_halves.ENGINE], error = engine, max(error, its_error)
     if "torch" in bench.peers:
         engines |= peers_of_population(bench, networks, x, precision)
+    facts["arrays"] = arrays(engines, precision)
     shape = "-".join(map(str, widths))
     bench.record("fused", f"{count} x {shape} tanh, {m} rows, {precision or 'float32'}", engines, error, **facts)
 

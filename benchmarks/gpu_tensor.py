@@ -2,14 +2,15 @@
 
 import functools
 
+import gpu_halves
 import gpu_hopper
 import numpy as np
 from numba import cuda
 
 import numbadense as nd
-from numbadense._engine import half
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import tensor, tensor_pack, tensor_step, tensor_tiles
+from numbadense._engine.cuda.borrowed import borrow
 
 FLOAT32 = [(4096, 4096, 4096), (8192, 1024, 1024), (65536, 256, 256)]  # of float32's bars: with sigmoid
 SIXTEEN = [(8192, 8192, 8192), (65536, 1024, 1024)]  # of bf16's: with gelu
@@ -51,23 +52,19 @@ def ours(bench, x, w, b, activation, precision, halves=False):
     packed = cuda.to_device(np.full(tensor_pack.shape(k, n, precision), 0xFFFFFFFF, np.uint32))
     kernel = compiler.tensor_weights(precision, halves)
     compiler.launch_one_dimensional(kernel, packed.size // 4, 0, w, packed)
-    layer = tensor_step.TensorLayer(packed, b, nd.activations.get(activation), k, precision, halves, halves)
+    layer = tensor_step.TensorLayer(packed, b, nd.activations.get(activation), k, precision, halves)
     given, out = x, bench.poisoned(m, n)
     if halves:
-        bits = half.rounded(x.copy_to_host(), {"bf16": "bfloat16", "fp16": "float16"}[precision]).bits
-        given = cuda.to_device(np.ascontiguousarray(bits).view(np.uint32))
-        out = cuda.to_device(np.full((m, n // 2), 0xFFFFFFFF, np.uint32))
+        given, out = map(borrow, (gpu_halves.of(x, precision), gpu_halves.poisoned((m, n), precision)))
     layer.run(given, out, None, 0)
-    error = checked(bench, out, x, w, b, activation, precision, halves)
+    host = gpu_halves.to_host(out.owner, precision) if halves else out.copy_to_host()
+    error = checked(bench, host, x, w, b, activation, precision)
     return {"ours": lambda: layer.run(given, out, None, 0)}, error
 
 
-def checked(bench, out, x, w, b, activation, precision, halves):
+def checked(bench, host, x, w, b, activation, precision):
     """Return the relative error of some rows, of which no number may be missing; fail if it is too large."""
-    host, m = out.copy_to_host(), x.shape[0]
-    if halves:
-        kind = {"bf16": "bfloat16", "fp16": "float16"}[precision]
-        host = np.asarray(half.Half(kind, host.view(np.uint16)))
+    m = x.shape[0]
     assert not np.isnan(host).any(), "some outputs were not written"
     rows = np.unique(np.r_[0, m - 1, bench.rng.integers(0, m, 30)])
     x, w, b = (array.copy_to_host().astype(np.float64) for array in (x, w, b))
@@ -82,10 +79,12 @@ def record(bench, shape, precision, form, activation, engines, error):
     m, k, n = shape
     tile = tensor_step.choose(precision, m, n)
     words = tensor.x_words(tensor.HALF if form == "16 bits" else tensor.CHUNKS)
+    theirs = precision if precision in tensor_tiles.HALVES else "float32"
     facts = {
         "flops": 2 * m * k * n,
         "tile": f"{tile.rows} x {tile.columns}",
         "predicted": predicted(tile, precision, words),
+        "arrays": {name: theirs if name.startswith("torch") else form for name in engines},
     }
     case = f"{activation} {m}, {k}, {n} {precision}, x and out in {form}"
     bench.record("tensor cores", case, engines, error, **facts)
