@@ -33,7 +33,8 @@ def dense(
     Parameters
     ----------
     x : array_like or device array, shape (..., n_in)
-        Examples in rows.  A 1-D `x` is one example and gives a 1-D result.
+        Examples in rows.  A 1-D `x` is one example and gives a 1-D result.  bfloat16 and float16 are read exactly, from
+        PyTorch, CuPy, JAX, Numba or NumPy, with ml_dtypes or without.
     w : array_like or device array, shape (n_in, n_out)
         Weights, a column for each neuron.  PyTorch keeps the transpose: pass ``weight.T``.
     b : array_like or device array, shape (n_out,) or (1, n_out), optional
@@ -41,7 +42,8 @@ def dense(
     activation : str, Activation or function, optional
         A name such as ``"sigmoid"``, or a function such as :func:`numbadense.sigmoid`; none by default.
     out : ndarray or device array, shape (..., n_out), optional
-        Where to write the result, on either side.  It may overlap the operands.
+        Where to write the result, on either side: of its dtype, or of another float's that NumPy would cast it to,
+        bfloat16 among them, rounded once to nearest, ties to even.  It may overlap the operands.
     stream : numba stream or int, optional
         Where to queue the work: a stream of Numba's, or the handle of another library's.  By default the current stream
         of PyTorch or CuPy, if one of the arrays is theirs, and else the default stream.  Work that ends in a NumPy
@@ -57,7 +59,7 @@ def dense(
     -------
     array of the kind of `x`, shape (..., n_out), float32 or float64
         `out`, if given.  The dtype is what NumPy promotes the operands to; integers count as float64, half precision
-        as float32.
+        as float32, so that nothing is rounded to 16 bits but in an `out` that has them.
 
     Raises
     ------
@@ -104,7 +106,10 @@ def dense(
     Errors of many products cancel: of normal numbers, relative to the norm of the outputs, they were 3e-4, 2.5e-3, 3e-4
     and 1e-7, in the simulator.  The order of the sums is the hardware's, not the CPU's, and the bias comes last; a
     row's bits do not depend on its batch, unless Hopper's own kernel, which is for 64 rows, features and outputs or
-    more, takes one of the two.
+    more, takes one of the two.  Device arrays of bfloat16 in ``"bf16"``, and of float16 in ``"fp16"``, are read and
+    written as they are where each of their rows begins at a multiple of 16 bytes, which an out of Hopper's own kernel
+    need not do; such an x may be summed in another order than the same numbers in float32.  Other arrays of 16 bits are
+    cast by launches of their own.
     Activations are then computed to some 16 bits, in ``"3xtf32"`` as always.  NaN and infinity are what float32 makes
     of them, where finite operands are finite in the format.  The weights are rounded at each call;
     :meth:`numbadense.Sequential.to` does it once.
@@ -139,9 +144,9 @@ def _docstring(entry: activations.Activation) -> str:
     Parameters
     ----------
     x : array_like or device array, shape {shape}
-        Integers count as float64, half precision as float32.
+        Integers count as float64, bfloat16 and float16 as float32.
     out : ndarray or device array, of the shape of `x`, optional
-        Where to write the result, on either side; `x` itself will do.
+        Where to write the result, on either side, rounded once if it has 16 bits; `x` itself will do.
     stream : numba stream or int, optional
         Where to queue the work, as in :func:`numbadense.cuda.dense`.
 

@@ -40,13 +40,15 @@ class DeviceSequential:
     bits, unless a `precision` or `split_k` is asked for, or the last activation is softmax or log_softmax.
 
     A call with contiguous arrays of the network's dtype on the device is one launch for each step that :meth:`explain`
-    names; :meth:`bind` makes them one.  Large NumPy arrays go to the device and back in batches, copied
+    names; :meth:`bind` makes them one.  Arrays of bfloat16 and float16 are read exactly and written with one rounding;
+    those of the network's own `precision`, ``"bf16"`` or ``"fp16"``, cost no launch more, others one each, which casts
+    them.  Large NumPy arrays go to the device and back in batches, copied
     while others are computed, small ones in one piece.  What the device reports when it is too late for the launch to
     fail is a :class:`numbadense.DeviceError` of the call that waits: one with a NumPy result, or :meth:`predict`.
 
     With ``precision="bf16"`` or ``"fp16"`` layers no wider than 128 are one launch, and what their hidden layers give
     is rounded too.  In wider ones, activations between layers whose width is a multiple of eight are kept in 16 bits
-    where the next layer would round them anyway.
+    where the next layer would round them anyway.  The results are float32 all the same, unless `out` has 16 bits.
 
     It cannot be pickled: send the network itself and call its ``to("cuda")`` in the other process.
 
@@ -113,9 +115,9 @@ class DeviceSequential:
         Parameters
         ----------
         x : array_like or device array, shape (..., n_in)
-            Examples in rows, of any real dtype; they are cast to the network's.
+            Examples in rows, of any real dtype, bfloat16 among them; they are cast to the network's.
         out : ndarray or device array, shape (..., n_out), optional
-            Where to write the result, on either side.  It may overlap `x`.
+            Where to write the result, on either side, rounded once if it has 16 bits.  It may overlap `x`.
         stream : numba stream or int, optional
             Where to queue the work, as in :func:`numbadense.cuda.dense`.
 
@@ -180,9 +182,9 @@ class DeviceSequential:
         Parameters
         ----------
         x : device array, shape (..., n_in), of the network's dtype
-            Contiguous, and not empty.
+            Contiguous, and not empty.  For a float32 network it may be of bfloat16 or float16 too.
         out : device array, shape (..., n_out), of the network's dtype, optional
-            Where to write the results: contiguous, and apart from `x`.
+            Where to write the results: contiguous, and apart from `x`; of 16 bits likewise.
         stream : numba stream or int, optional
             Where to queue the first run.
 

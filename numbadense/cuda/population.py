@@ -111,10 +111,10 @@ class DevicePopulation:
         Parameters
         ----------
         x : array_like or device array, shape (m, n_in) or (n_networks, m, n_in)
-            Examples in rows: the same for every network, or each network's own.  Of any real dtype; they are cast to
-            the networks'.
+            Examples in rows: the same for every network, or each network's own.  Of any real dtype, bfloat16 among
+            them; they are cast to the networks'.
         out : ndarray or device array, shape (n_networks, m, n_out), optional
-            Where to write the result, on either side.  It may overlap `x`.
+            Where to write the result, on either side, rounded once if it has 16 bits.  It may overlap `x`.
         stream : numba stream or int, optional
             Where to queue the work, as in :func:`numbadense.cuda.dense`.
 
