@@ -345,6 +345,20 @@ def test_outputs_that_cannot_be_written_are_refused(to_halves, kind):
         nd.cuda.relu(x, to_halves(np.zeros((4, 2)), kind))
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("held", [True, False])
+def test_rows_of_halves_are_one_launch_where_a_warp_holds_them(to_halves, launches, rng, monkeypatch, name, held):
+    from numbadense._engine.cuda import softmax
+
+    bits = half.rounded(rng.normal(size=(3, 40)).astype(np.float32), "float16").bits
+    monkeypatch.setattr(softmax, "HELD", 4096 * held)
+    expected = getattr(nd.cuda, name)(widened(bits, "float16"))
+    launches.clear()
+    x, out = to_halves(bits, "float16"), to_halves(np.zeros((3, 40)), "bfloat16", "unaligned")
+    assert getattr(nd.cuda, name)(x, out) is out and len(launches) == (1 if held else 3)
+    np.testing.assert_array_equal(out.bits, half.rounded(expected, "bfloat16").bits)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["relu", "softmax"])
 def test_an_activation_may_be_in_place(to_halves, rng, kind, name):

@@ -91,3 +91,15 @@ def test_a_row_is_in_registers_and_none_is_spilled(compile_ptx, tmp_path, capabi
         code = assemble(ptx, tmp_path)
         assert (".f64" in ptx) is (dtype == "float64")
         assert code.local == 0 and code.registers <= (64 if dtype == "float32" else 255)
+
+
+@pytest.mark.parametrize(
+    "capability", [(7, 5), (9, 0)], ids=str
+)  # without an instruction that rounds to bf16; with one
+def test_a_row_of_halves_is_in_registers_too(compile_ptx, tmp_path, capability):
+    from numbadense._engine.cuda import compile as compiler
+
+    kernel = compiler.softmax(False, np.dtype("float32"), 32, "fp16", "bf16", capability >= (8, 0)).py_func
+    ptx = compile_ptx(kernel, *[("uint16", 2)] * 2, capability=capability, launch_bounds=(compiler.ROW_WARPS * 32, 4))
+    code = assemble(ptx, tmp_path)
+    assert code.local == 0 and ".f64" not in ptx and ("cvt.rn.bf16.f32" in ptx) is (capability >= (8, 0))

@@ -96,9 +96,14 @@ def elementwise(activation, dtype: np.dtype):
 @functools.cache
 def elementwise_halves(activation, reads: str | None, writes: str | None, hardware: bool):
     """Return the same where x or out has 16 bits, in a precision; `hardware` says that the device rounds to bf16."""
-    narrow = hopper.primitives.make_narrow(writes) if writes and hardware else _rounding(writes)
     make = elementwise_module.make_through_halves
-    return _kernel(make(scalar(activation), _widening(reads), narrow, reads is not None, writes is not None))
+    return _kernel(make(scalar(activation), *_ends(reads, writes, hardware), reads is not None, writes is not None))
+
+
+def _ends(reads: str | None, writes: str | None, hardware: bool):
+    """Return the functions that widen numbers of one precision, and round to another; None is neither's."""
+    narrow = hopper.primitives.make_narrow(writes) if writes and hardware else _rounding(writes)
+    return _widening(reads), narrow
 
 
 @functools.cache
@@ -108,10 +113,14 @@ def rowwise(activation):
 
 
 @functools.cache
-def softmax(logarithm: bool, dtype: np.dtype, count: int):
-    """Return the kernel of softmax, or its logarithm, for rows of so many numbers a thread, or 0 for longer ones."""
+def softmax(logarithm: bool, dtype: np.dtype, count: int, *forms):
+    """Return the kernel of softmax, or its logarithm, for rows of so many numbers a thread, or 0 for longer ones.
+
+    `forms` are those of `elementwise_halves`, where x or out has 16 bits: of rows that are not longer.
+    """
+    ends = _ends(*forms or (None, None, False))
     make, size = (softmax_module.make_held, count) if count else (softmax_module.make_walked, ROW_WARPS)
-    kernel = make(size, logarithm, dtype, _inlined, *_logarithmic())
+    kernel = make(size, logarithm, dtype, _inlined, *_logarithmic(), *ends if count else ())
     return _kernel(kernel, ROW_WARPS * WARP, softmax_module.RESIDENT[dtype.itemsize])
 
 
@@ -329,13 +338,27 @@ def launch_one_dimensional(kernel, work: int, stream, *arguments) -> None:
     launch(kernel, min(target().blocks, -(-work // target().threads)), target().threads, stream, *arguments)
 
 
-def launch_rowwise(activation, stream, x, out) -> None:
-    """Apply a row-wise activation to a C-contiguous matrix with a column at least, in place if out is x."""
+def launch_rowwise(activation, stream, x, out, forms: tuple = ()) -> None:
+    """Apply a row-wise activation to a C-contiguous matrix with a column at least, in place if out is x.
+
+    `forms` are those of `elementwise_halves`, where x or out has 16 bits, and the activation `takes_halves`.
+    """
     m, n = x.shape
-    if activation not in (activations.REGISTRY["softmax"], activations.REGISTRY["log_softmax"]):
+    if not _is_softmax(activation):
         launch_one_dimensional(rowwise(activation), m, stream, x, out)
         return
-    count = softmax_module.numbers(n, x.dtype)
+    dtype = np.dtype(np.float32) if forms else x.dtype
+    count = softmax_module.numbers(n, dtype)
     blocks = min(target().blocks, -(-m // ROW_WARPS) if count else m)
-    kernel = softmax(activation.name == "log_softmax", x.dtype, count)
+    kernel = softmax(activation.name == "log_softmax", dtype, count, *forms)
     launch(kernel, blocks, ROW_WARPS * WARP, stream, x, out)
+
+
+def takes_halves(activation, columns: int) -> bool:
+    """Say whether an activation in float32 has a kernel from and to 16-bit floats, for rows of so many columns."""
+    held = _is_softmax(activation) and softmax_module.numbers(columns, np.dtype(np.float32)) > 0
+    return held or not activation.rowwise
+
+
+def _is_softmax(activation) -> bool:
+    return activation in (activations.REGISTRY["softmax"], activations.REGISTRY["log_softmax"])

@@ -165,7 +165,7 @@ def activate(activation: activations.Activation, x, out, stream):
     if x.like.size:
         columns = x.shape[-1] if x.like.ndim else 1
         rows = x.like.size // columns
-        takes = _takes_halves(activation, dtype)
+        takes = _any if dtype == validate.FLOAT32 and compiler.takes_halves(activation, columns) else None
         source = memory.matrix(x, rows, columns, dtype, stream, takes)
         if x.view is None:
             buffer = source  # a copy of our own: in place
@@ -174,31 +174,32 @@ def activate(activation: activations.Activation, x, out, stream):
             same = target.view is not None and memory.address(target.view) == memory.address(source)
             apart = () if same and target.dtype.itemsize == source.dtype.itemsize else (source,)
             buffer = result.buffer(rows, columns, apart, takes)
+        forms = _forms(source.dtype, buffer.dtype)
         if activation.rowwise:
-            compiler.launch_rowwise(activation, stream, source, buffer)
+            compiler.launch_rowwise(activation, stream, source, buffer, forms)
         else:
-            kernel, pieces = _elementwise(activation, dtype, source.dtype, buffer.dtype)
+            make, chunk = (compiler.elementwise_halves, halves.BITS) if forms else (compiler.elementwise, dtype)
+            kernel = make(activation, *forms or (dtype,))
             flat = source.reshape(x.like.size), buffer.reshape(x.like.size)
-            compiler.launch_one_dimensional(kernel, -(-x.like.size // pieces), stream, *flat)
+            compiler.launch_one_dimensional(kernel, -(-x.like.size * chunk.itemsize // CHUNK), stream, *flat)
         result.deliver(buffer)
     if out is None and isinstance(result.given, np.ndarray) and not x.like.ndim and not isinstance(x.given, np.ndarray):
         return result.given[()]
     return result.given
 
 
-def _takes_halves(activation, dtype: np.dtype):
-    """Return what says whether the kernel of an activation reads, or writes, a matrix of 16-bit floats."""
-    return lambda matrix: not activation.rowwise and dtype == validate.FLOAT32
+def _any(matrix) -> bool:
+    """Say that a matrix of 16-bit floats is taken as it lies."""
+    return True
 
 
-def _elementwise(activation, dtype: np.dtype, given: np.dtype, taken: np.dtype) -> tuple:
-    """Return the kernel from an array of one dtype to one of another, and how many elements a thread takes at once."""
+def _forms(given: np.dtype, taken: np.dtype) -> tuple:
+    """Return the precisions of x and out where one has 16 bits, and whether the device rounds to bf16; else nothing."""
     forms = halves.precision(given), halves.precision(taken)
     if forms == (None, None):
-        return compiler.elementwise(activation, dtype), CHUNK // dtype.itemsize
+        return ()
     capability = compiler.capability()
-    hardware = capability is None or capability >= tensor_tiles.LEAST
-    return compiler.elementwise_halves(activation, *forms, hardware), CHUNK // halves.BITS.itemsize
+    return *forms, capability is None or capability >= tensor_tiles.LEAST
 
 
 @failures.owner("numbadense.cuda.program")

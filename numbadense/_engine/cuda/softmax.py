@@ -25,11 +25,12 @@ def numbers(n, dtype):
     return 1 << (each - 1).bit_length() if n * dtype.itemsize <= HELD else 0
 
 
-def make_held(count, logarithm, dtype, jit, exp, log1p):
+def make_held(count, logarithm, dtype, jit, exp, log1p, widen, narrow):
     """Return the kernel ``out[i] = softmax(x[i])``, or its logarithm, for rows of at most 32 `count` numbers.
 
-    Expects C-contiguous 2-D arrays of one shape and of `dtype`: the same array, or two apart.  Any grid of whole warps,
-    each of which reads a row once and keeps it in registers.  Special values are as in `numbadense.activations`.  The
+    Expects C-contiguous 2-D arrays of one shape: the same array, or two apart; `widen` makes a number of `dtype` of one
+    of x, and `narrow` one of out of that.  Any grid of whole warps, each of which reads a row once and keeps it in
+    registers.  Special values are as in `numbadense.activations`.  The
     order of a sum is that of the numbers of each thread, then of pairs of threads: the same in every batch.
     """
     element = dtype.type
@@ -44,7 +45,7 @@ def make_held(count, logarithm, dtype, jit, exp, log1p):
             largest = none
             for e in range(count):
                 j = e * WARP + me
-                row[e] = load1(x, i * n + j) if j < n else none
+                row[e] = widen(load1(x, i * n + j)) if j < n else none
                 largest = row[e] if row[e] > largest else largest
             largest = largest_of(largest)
             total, ties = zero, zero
@@ -62,7 +63,7 @@ def make_held(count, logarithm, dtype, jit, exp, log1p):
             for e in range(count):
                 j = e * WARP + me
                 if j < n:
-                    out[i, j] = row[e] - total if logarithm else quotient(row[e], total, inverse)
+                    out[i, j] = narrow(row[e] - total if logarithm else quotient(row[e], total, inverse))
 
     return held
 
