@@ -24,6 +24,7 @@ __all__ = [
     "copy_box",
     "descriptor",
     "float32",
+    "larger",
     "load_four",
     "make_dynamic",
     "make_local",
@@ -330,3 +331,13 @@ def _approximate(name):
 
 power_of_two = _approximate("ex2")  # 2**x
 reciprocal = _approximate("rcp")  # 1/x
+
+
+@intrinsic
+def larger(typing_context, x, y):
+    """Return the larger of two float32, or NaN if one is."""
+
+    def generate(context, builder, signature, arguments):
+        return assemble(builder, F32, "max.NaN.f32 $0, $1, $2;", "=f,f,f", arguments, side_effect=False)
+
+    return types.float32(types.float32, types.float32), generate
