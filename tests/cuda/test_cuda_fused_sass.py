@@ -110,7 +110,8 @@ def test_a_layer_on_tensor_cores_is_its_products_and_activations_and_little_else
     products, sums = 2 * tile.parts * groups**2, 8 * tile.parts * groups
     layer = step(code, "HMMA", products)
     assert layer["HMMA"] == products
-    assert layer["MUFU"] == 2 * sums, "a sigmoid is a power and a reciprocal"
+    assert layer["MUFU"] == 3 * sums // 2, "two sigmoids are two powers and one reciprocal"
+    assert layer["FMNMX"] == 2 * sums and not layer["FSETP"], "what keeps the two apart is an instruction each"
     assert layer["F2FP"] == sums // 2, "two numbers are rounded at once"
     assert layer["LDS"] <= groups**2 + groups + 6, "weights come 16 bytes at a time, the biases too"
 
