@@ -47,7 +47,8 @@ def vocabulary(jit, power_of_two, reciprocal) -> dict:
 
     def tanh(x):
         t = power_of_two(abs(x) * (-two * log2_e))
-        return math.copysign((one - t) * reciprocal(one + t), x)
+        part = reciprocal(one + t)
+        return math.copysign(part - t * part, x)
 
     def tail(t):
         u = reciprocal(one + slope * t)
@@ -75,14 +76,14 @@ def pairs(jit, power_of_two, reciprocal, larger) -> dict:
     """Return the words that have a form for two numbers, ``word((x, y))``, by name: 1.5 special operations for each.
 
     The two share a reciprocal, for 1/p and 1/q are q r and p r with ``r = 1 / (p q)``.  Neither changes the other but
-    in its last bits: divisors are kept finite, and not NaN, by the smaller of two, which is the one that is a number;
-    NaN comes back by the `larger` of two, which is NaN if one is.
+    in its last bits.  Divisors are kept finite, and numbers, by the smaller of two, which is the one that is a number;
+    so the logistic function is 2**-124 at least.  NaN comes back by the `larger` of two, which is NaN if one is.
     """
     log2_e, small, large = LOG2_E, SMALL, LARGE
     one, two = (np.float32(number) for number in (1, 2))
 
     def divisor(x):
-        p = small * power_of_two(-x * log2_e) + small  # so that the product of two is a normal number
+        p = small * power_of_two(-x * log2_e) + small  # from 2**-124 to 1: the product of two stays a normal number
         return p if p < one else one
 
     divisor_of = jit(divisor)
@@ -99,7 +100,8 @@ def pairs(jit, power_of_two, reciprocal, larger) -> dict:
         p, q = one + t, one + u
         p, q = p if p < two else two, q if q < two else two
         r = reciprocal(p * q)
-        return math.copysign((one - t) * (q * r), x), math.copysign((one - u) * (p * r), y)
+        p, q = q * r, p * r
+        return math.copysign(p - t * p, x), math.copysign(q - u * q, y)
 
     found = {word.__name__: jit(word) for word in (logistic, tanh)}
     return found | {"logistic_high": found["logistic"], "tanh_high": found["tanh"]}
