@@ -409,6 +409,38 @@ def test_libraries_without_a_word_for_bfloat16_are_asked_for_its_bits(gpu, error
     np.testing.assert_array_equal(y.copy_to_host(), np.maximum(numbers, 0))
 
 
+def test_views_of_bits_are_read_only_for_they_may_be_copies(gpu):
+    bits = np.zeros(4, np.uint16)
+    bits = bits if device.simulated() else gpu.to_device(bits)
+    with pytest.raises(nd.OutputError, match=r"out is read-only but must take the result of shape \(4,\)"):
+        nd.cuda.relu(np.ones(4, np.float32), Strange(bits, RuntimeError("not supported for BF16 buffers")))
+
+
+def test_pytorch_here_has_these_words_for_halves():
+    torch = pytest.importorskip("torch")
+    from numbadense._engine.cuda import halves
+
+    bits = half.rounded(np.array([1.5, -2.0, 1e30], np.float32), "bfloat16").bits.copy()
+    tensor = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
+    assert str(tensor.dtype).endswith("bfloat16") and tensor.tolist()[:2] == [1.5, -2.0]
+    assert tensor.view(torch.int16).data_ptr() == tensor.data_ptr() and not tensor.requires_grad
+    names = getattr(torch._tensor, "_dtype_to_typestr", None)
+    if names is not None:  # later versions
+        assert halves.known(np.dtype(names(torch.bfloat16))) is halves.BFLOAT16
+        assert halves.known(np.dtype(names(torch.float16))) is halves.FLOAT16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_single_numbers_and_nothing_at_all(to_halves, kind):
+    for shape in ((), (0, 3), (3, 0)):
+        x, out = (to_halves(np.full(shape, 0x3C00), kind) for _ in range(2))
+        y = nd.cuda.relu(x)
+        assert y.shape == shape and y.dtype == np.float32
+        assert nd.cuda.relu(x, out) is out
+        assert_same(np.asarray(y.copy_to_host()), np.asarray(widened(x.bits.reshape(shape), kind)).reshape(shape))
+        np.testing.assert_array_equal(out.bits, x.bits)
+
+
 def test_other_errors_of_libraries_are_passed_on(gpu):
     bits = np.zeros(4, np.uint16)
     with pytest.raises(nd.DTypeError, match="x is a Strange whose device memory cannot be read: requires grad"):

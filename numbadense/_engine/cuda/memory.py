@@ -246,8 +246,9 @@ class Result:
         self.target = _viewed("out", self.given, view)
         if out is not None:
             validate.check_output(self.target.like, shape, dtype)
-            interface, _ = _interface("out", out)
-            if interface is not None and interface["data"][1]:
+            interface, owner = _interface("out", out)
+            copied = owner is not out and library_of(out) != "torch"  # a view of bits that may be memory of its own
+            if copied or (interface is not None and interface["data"][1]):
                 raise OutputError(f"out is read-only but must take the result of shape {shape}; pass another array.")
 
     def buffer(self, rows: int, columns: int, inputs: tuple, writes=None):
