@@ -18,6 +18,7 @@ from numbadense._engine.cuda import fused_tensor as fused_tensor_module
 from numbadense._engine.cuda import rowwise as rowwise_module
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.program import FOUR, code_of
+from numbadense._engine.cuda.twin import clusters
 
 NO_CODE = -1  # of an activation
 
@@ -67,14 +68,16 @@ def quick_scalar(activation):
     return jit(scalar_math.bind(activation.function, others | found))
 
 
-def _kernel(function, threads=None, resident=None):
+def _kernel(function, threads=None, resident=None, cluster=None):
     """Compile a kernel whose blocks have `threads` threads, with registers for `resident` on a multiprocessor.
+
+    A compiled kernel says itself how many blocks a `cluster` has (see `make_rank`); the simulator has to be told.
 
     It is assembled from PTX, as in the tests, and not optimised once more when it is linked, as numba-cuda does by
     itself where nvJitLink is installed.
     """
     if simulated():
-        return cuda.jit(function)
+        return clusters.Together(cuda.jit(function), cluster) if cluster else cuda.jit(function)
     return cuda.jit(function, lto=False, **({"launch_bounds": (threads, resident)} if threads else {}))
 
 
@@ -131,7 +134,7 @@ def hopper_dense(activation, tile: hopper.Tile, precision: str, half: bool, in_f
     fused = activations.REGISTRY["identity"] if activation.rowwise else activation
     narrow = hopper.primitives.make_narrow(precision) if half else None
     kernel = hopper.make_dense(tile, precision, narrow, quick_scalar(fused), _inlined, in_fours)
-    return _kernel(kernel, tile.size, 1)
+    return _kernel(kernel, tile.size, 1, tile.cluster)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """A dense layer on Hopper's tensor cores: operands narrowed and mapped, the tile chosen, the kernel launched."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ DEEP = 4096  # features from which on the operands of one large tile, fewer byte
 # Both have 192 KB of operands on their way, and as many sums in registers.  Not timed yet: `benchmarks/gpu.py` does.
 APART = Tile(high=2, columns=128, apart=True, stages=6)
 TOGETHER = Tile(high=1, columns=256, apart=False, stages=4)
+# Clusters of two read a quarter, or a third, less; their copying warpgroup takes a few registers more.
+PAIRED = {"cluster": 2, "group": 8, "producer_registers": 40, "consumer_registers": 232}
+APART_PAIRED, TOGETHER_PAIRED = replace(APART, **PAIRED), replace(TOGETHER, **PAIRED)
 SMALL = Tile(high=2, columns=16, apart=True, stages=3, group=2, part=8, lanes=4)
 SMALL_TOGETHER = Tile(high=1, columns=32, apart=False, stages=2, group=2, part=16, lanes=4)
 
@@ -74,8 +77,7 @@ class HopperLayer:
     def explain(self, m: int) -> str:
         """Say which kernel `m` rows take."""
         tile = self.tile
-        count = tile.tiles(m, self.n_out)
-        blocks = min(count, compiler.multiprocessors())
+        count, blocks = tile.tiles(m, self.n_out), tile.blocks(m, self.n_out, compiler.multiprocessors())
         how = "two warpgroups in turns" if tile.apart else "two warpgroups together"
         return (
             f"dense {self.n_in} -> {self.n_out}, {self.activation.name}, {self.precision} on Hopper, {how}: "
@@ -112,8 +114,8 @@ class HopperLayer:
         in_fours = n % FOUR == 0 and memory.address(out) % CHUNK == 0
         half = out.dtype.itemsize == 2
         kernel = compiler.hopper_dense(self.activation, tile, self.precision, half, in_fours)
-        blocks = min(tile.tiles(m, n), compiler.multiprocessors())
-        operands = (tensor_map.of(a, self.n_in, high) for a, high in ((x, tile.rows), (self.w, tile.columns)))
+        blocks = tile.blocks(m, n, compiler.multiprocessors())
+        operands = (tensor_map.of(a, self.n_in, high) for a, high in ((x, tile.rows), (self.w, tile.share)))
         maps = room.part(0, (blocks * MAPS,), INT64)
         compiler.launch(kernel, blocks, tile.size, stream, *operands, maps, self.b, out, self.n_in, shared=tile.shared)
         if self.activation.rowwise:
