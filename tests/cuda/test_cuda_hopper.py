@@ -50,6 +50,8 @@ def tiles():
         Tile(high=1, columns=32, apart=False, stages=2, group=2, part=16, lanes=4),
         Tile(high=1, columns=16, apart=True, stages=2, group=3, part=16, lanes=4),
         Tile(high=1, columns=16, apart=False, stages=3, group=2, part=16, lanes=8),
+        Tile(high=2, columns=16, apart=True, stages=3, group=2, part=8, lanes=4, cluster=2),
+        Tile(high=1, columns=32, apart=False, stages=2, group=2, part=16, lanes=4, cluster=2),
     )
 
 
@@ -135,10 +137,10 @@ def cases(draw):
     depth = DEPTH[precision]
     k = draw(st.sampled_from([1, depth - 1, depth, depth + 1, (tile.stages + 1) * depth + 3]))
     half = precision != "tf32" and draw(st.booleans())
-    return tile, precision, (m, k, n), half, draw(st.integers(1, 3))
+    return tile, precision, (m, k, n), half, tile.cluster * draw(st.integers(1, 3))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(cases())
 def test_any_shape_gives_the_sums_of_exact_products_and_writes_nothing_else(case):
     check(*case)

@@ -90,7 +90,7 @@ def _until(changed, ready, failure):
     """Wait, with the lock of the block, until `ready()`, which may be so when there is a change."""
     seen = end = -1
     while not ready():
-        if threading.current_thread().abort or clusters.failed():
+        if clusters.failed():
             raise RuntimeError("another thread of the block, or of its cluster, has failed")
         if seen != _events[0]:
             seen, end = _events[0], time.monotonic() + PATIENCE
