@@ -2,6 +2,7 @@
 
 import re
 import types
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ CASES = [
         ("fp16", False, False, "sigmoid"),
         ("tf32", False, True, "tanh"),
     )
-]
+] + [(place, "bf16", True, True, "gelu") for place in ("APART_PAIRED", "TOGETHER_PAIRED")]
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +84,25 @@ def test_the_loop_over_features_does_little_but_multiply(hopper_code, case):
     assert multiplications == steps * 4 * tile.high > 0
     assert len(inner) <= 160 * steps
     assert sum(name == "WARPGROUP.DEPBAR.LE" for name in inner) == steps
+
+
+@pytest.mark.parametrize("case", CASES[-2:], ids=str)
+def test_clusters_share_what_they_copy_and_a_step_waits_for_no_memory(hopper_code, case):
+    """A release at the scope of a cluster would wait for all stores, an acquire would empty the cache."""
+    tile, ptx, code = hopper_code(*case)
+    assert tile.cluster == 2 and re.search(r"\.reqnctapercluster 2\b", ptx)
+    names = Counter(code.instructions)
+    assert names["UTMALDG.2D.MULTICAST"] == names["UTMALDG.2D"] > 0
+    assert names["UCGABAR_ARV"] == names["UCGABAR_WAIT"] == 1
+    assert any(name.startswith("SYNCS.ARRIVE.TRANS64.RED") for name in names)  # at a barrier of another block
+    assert names["MEMBAR.ALL.GPU"] <= 1 and names["CCTL.IVALL"] <= 1  # for the maps; where the blocks meet
+
+
+@pytest.mark.parametrize("case", CASES[:-2], ids=str)
+def test_blocks_alone_have_nothing_of_clusters(hopper_code, case):
+    _, ptx, code = hopper_code(*case)
+    assert "cluster" not in re.sub(r"shared::cluster\.global|fence\.mbarrier_init\.release\.cluster", "", ptx)
+    assert not any(name.startswith("UCGABAR") or name.endswith("MULTICAST") for name in code.instructions)
 
 
 @pytest.mark.parametrize("place", ["APART", "TOGETHER"])

@@ -208,6 +208,13 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
                         if stage == uint32(stages):
                             stage = uint32(0)
                             phase ^= uint32(1)
+                if cluster > 1:  # a block ends when the others have nothing more to say to its barriers
+                    for _ in range(stages):
+                        barrier_wait(empty + uint32(8) * stage, phase)
+                        stage += uint32(1)
+                        if stage == uint32(stages):
+                            stage = uint32(0)
+                            phase ^= uint32(1)
         else:
             more()
             consumer = group - int32(1)
@@ -288,8 +295,6 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
                                     if column + e < n:
                                         out[row + t * down, column + e] = result[e]
                     sync_warp()
-        if cluster > 1:  # what others of the cluster have to say to this block's barriers they have said
-            meet()
 
     return dense
 

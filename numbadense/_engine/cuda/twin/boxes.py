@@ -25,6 +25,7 @@ class _Barrier:
     def __init__(self, count, made):
         self.count = self.left = count
         self.bytes, self.phase, self.made, self.shown, self.copies = 0, 0, made, False, []
+        self.used = self.waited = 0  # phases, of which other blocks take part in those before, and that were waited for
         self.changed = threading.Condition(shared_of_block().lock)
 
     def settle(self):
@@ -51,6 +52,13 @@ class Shared:
         self.lock = threading.RLock()
         self.barriers, self.meetings, self.groups, self.warps, self.maps = {}, {}, {}, {}, {}
 
+    def end(self):
+        """Check that no thread of another block could still use this memory when the last thread of its own ends."""
+        for address, barrier in self.barriers.items():
+            assert barrier.waited >= barrier.used, (
+                f"a block may end while others use its barrier at {address}: nobody waits for phase {barrier.used - 1}"
+            )
+
     def place(self, address, size, aligned):
         """Return a part of the memory."""
         assert address % aligned == 0, f"address {address} is not a multiple of {aligned}"
@@ -68,7 +76,8 @@ def make_dynamic(jit, size):
     def dynamic():
         with _allocating:
             if HELD not in vars(_block()):
-                vars(_block())[HELD] = Shared(size)
+                vars(_block())[HELD] = shared = Shared(size)
+                clusters.at_end(shared.end)
         return UNALIGNED
 
     return dynamic
@@ -175,9 +184,15 @@ def _barrier(shared, address):
     return barrier
 
 
+def _note(shared, barrier):
+    if shared is not shared_of_block():
+        barrier.used = barrier.phase + 1
+
+
 def _arrive(shared, address, count):
     with shared.lock:
         barrier = _barrier(shared, address)
+        _note(shared, barrier)
         barrier.left -= 1
         barrier.bytes += count
         barrier.settle()
@@ -218,6 +233,7 @@ def barrier_wait(address, parity):
     with shared.lock:
         barrier = _barrier(shared, address)
         _until(barrier.changed, complete, f"nobody completes phase {barrier.phase} of the barrier at {address}")
+        barrier.waited = barrier.phase
 
 
 def map_release():
@@ -284,6 +300,7 @@ def _begin(shared, target, box, barrier):
         place = shared.place(target, box.size, ALIGNED)
         arrived = _barrier(shared, barrier)
         assert arrived.shown, "the barrier has not been shown to copies"
+        _note(shared, arrived)
         for group in shared.groups.values():
             for read in group.reads():
                 assert not (read[0] < target + box.size and target < read[1]), (

@@ -14,13 +14,12 @@ CLUSTER = "numbadense_cluster"  # what a simulated block has
 class Cluster:
     """The blocks of a cluster, and how often all of their threads have met.
 
-    They may use the shared memory of each other from when they have met on; and each has to meet the others once more
-    before it ends.
+    They may use the shared memory of each other from when they have met on, until a block ends.
     """
 
     def __init__(self, blocks):
         self.blocks, self.lock, self.meetings, self.met = blocks, threading.RLock(), {}, 0
-        self.ended, self.failures, self.reached = set(), [], -1
+        self.ended, self.failures, self.checks = set(), [], []
         for block in blocks:
             vars(block)[CLUSTER] = self
 
@@ -33,8 +32,6 @@ class Cluster:
         assert 0 <= rank < len(self.blocks), f"the cluster has no block {rank}"
         assert self.met > 0, f"block {rank} of the cluster may not have begun yet: they have not met"
         assert rank not in self.ended, f"block {rank} of the cluster has ended"
-        if rank != self.rank():
-            self.reached = self.met
         return self.blocks[rank]
 
     def run(self, make, function, first, rest, arguments):
@@ -64,7 +61,8 @@ class Cluster:
             thread.join()
         if self.failures:
             raise self.failures[0]
-        assert self.met > self.reached, "a block may end while others of its cluster still use its shared memory"
+        for check in self.checks:
+            check()
 
 
 def cluster_of_block(size):
@@ -77,6 +75,11 @@ def cluster_of_block(size):
 def met():
     """Return how often the threads of this cluster have met."""
     return vars(_block())[CLUSTER].met
+
+
+def at_end(check):
+    """Have something checked when all blocks of the cluster have ended."""
+    vars(_block())[CLUSTER].checks.append(check)
 
 
 def failed():
