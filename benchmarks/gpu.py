@@ -425,7 +425,7 @@ def main():
     # A kernel that reads where it must not ends all later ones: the boldest come last.
     for section in (
         *(peak, dense, host, stepping, gpu_fused.fused, gpu_tensor.tensor_cores),
-        *(gpu_warp.few, elementwise, every_tile, gpu_warp.warp, rows, gpu_hopper.hopper),
+        *(gpu_warp.few, elementwise, every_tile, gpu_warp.warp, rows, gpu_hopper.hopper, gpu_hopper.clusters),
     ):
         try:
             section(bench)

@@ -22,27 +22,63 @@ def hopper(bench):
     if not hopper_step.supported(8192, 8192, 8192, "bf16", capability):
         bench.absent["hopper"] = f"the device has compute capability {capability}"
         return
-    if bench.dry:
-        sys.setswitchinterval(2e-5)  # the simulator's threads wait for each other
-    tiles = [hopper_step.choose(0), hopper_step.choose(hopper_step.DEEP)]
-    for m, k, n in [(9, 70, 20)] if bench.dry else SHAPES:
-        x, w, b = (bench.normal(*shape) for shape in ((m, k), (k, n), (n,)))
-        w.copy_to_device(w.copy_to_host() / np.sqrt(np.float32(k)))
+    for m, k, n in shapes(bench):
+        x, w, b = operands(bench, m, k, n)
         for precision in ALLOWED:
-            narrow, half = narrowed(x, precision), precision != "tf32"
-            for tile in tiles if precision == "bf16" else [hopper_step.choose(k)]:
-                layer = hopper_step.pack(w, b, "gelu", precision, 0, tile=tile)
-                out = cuda.to_device(np.full((m, n), 0xFFFF, np.uint16)) if half else bench.poisoned(m, n)
-                call = functools.partial(layer.multiply, narrow, out, rooms.made(layer.room(narrow), 0), 0)
-                call()
-                error = checked(bench, out, x, w, b, precision)
-                engines = {"ours": call} | (bench.peer(peers, x, w, b, precision) if half else {})
-                how = "in turns" if tile.apart else "together"
-                facts = {"flops": 2 * m * k * n, "predicted": predicted(k, tile, precision)}
-                bench.record("hopper", f"gelu {m}, {k}, {n} {precision}, {how}", engines, error, **facts)
+            for tile in tiles() if precision == "bf16" else [hopper_step.choose(k)]:
+                layer(bench, x, w, b, precision, tile)
         narrow = narrowed(x, "bf16")
         narrowing = {"ours": functools.partial(hopper_step.narrow, x, narrow, "bf16", 0)}
         bench.record("hopper", f"float32 to bf16, {m} x {k}", narrowing, 0.0, bytes=6 * m * k)
+
+
+def clusters(bench):
+    """The layers in bf16 by clusters of blocks: apart from the others, and last, for a cluster that hangs hangs all."""
+    if "hopper" in bench.absent:
+        return
+    for m, k, n in shapes(bench):
+        for tile in tiles():
+            layer(bench, *operands(bench, m, k, n), "bf16", hopper_step.paired(tile))
+
+
+def shapes(bench):
+    """Return the shapes of the layers."""
+    if bench.dry:
+        sys.setswitchinterval(2e-5)  # the simulator's threads wait for each other
+    return [(9, 70, 20)] if bench.dry else SHAPES
+
+
+def tiles():
+    """Return the tiles of shallow and of deep layers."""
+    return [hopper_step.choose(0), hopper_step.choose(hopper_step.DEEP)]
+
+
+def operands(bench, m, k, n):
+    """Return x, w and b."""
+    x, w, b = (bench.normal(*shape) for shape in ((m, k), (k, n), (n,)))
+    w.copy_to_device(w.copy_to_host() / np.sqrt(np.float32(k)))
+    return x, w, b
+
+
+def layer(bench, x, w, b, precision, tile):
+    """A gelu layer by a tile: rows narrowed before; outputs of as many bits, but for tf32."""
+    (m, k), n = x.shape, w.shape[1]
+    narrow, half = narrowed(x, precision), precision != "tf32"
+    packed = hopper_step.pack(w, b, "gelu", precision, 0, tile=tile)
+    out = cuda.to_device(np.full((m, n), 0xFFFF, np.uint16)) if half else bench.poisoned(m, n)
+    call = functools.partial(packed.multiply, narrow, out, rooms.made(packed.room(narrow), 0), 0)
+    call()
+    error = checked(bench, out, x, w, b, precision)
+    engines = {"ours": call} | (bench.peer(peers, x, w, b, precision) if half else {})
+    how = "in turns" if tile.apart else "together"
+    how += f", clusters of {tile.cluster}" if tile.cluster > 1 else ""
+    facts = {"flops": 2 * m * k * n, "predicted": predicted(k, tile, precision), "read": read(tile)}
+    bench.record("hopper", f"gelu {m}, {k}, {n} {precision}, {how}", engines, error, **facts)
+
+
+def read(tile):
+    """Return how many bytes of operands a cycle a multiprocessor reads while it multiplies at full rate."""
+    return (tile.rows + tile.share) * 128 / (CYCLES * tile.rows * tile.columns / 128**2)
 
 
 def narrowed(x, precision):

@@ -66,19 +66,19 @@ def telling(whom):
     """Give a stage back to the block ``whom(rank, mine)`` instead, or to none."""
 
     def fault(primitives):
-        make, make_rank = primitives.make_give_back, primitives.make_rank
+        make, make_rank = primitives.make_arrive_at, primitives.make_rank
 
         def made(cluster):
-            give_back, rank_of_block = make(cluster), make_rank(cluster)
+            arrive_at, rank_of_block = make(cluster), make_rank(cluster)
 
             def give(address, rank):
                 to = whom(rank, rank_of_block())
                 if to is not None:
-                    give_back(address, to)
+                    arrive_at(address, to)
 
             return give
 
-        return "make_give_back", made
+        return "make_arrive_at", made
 
     return fault
 

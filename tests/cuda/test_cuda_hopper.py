@@ -257,7 +257,7 @@ FAULTS = {
     "maps not let go of": lambda _: without("map_release"),
     "maps not shown to copies": lambda _: without("map_acquire"),
     "full stages not waited for": lambda _: without("barrier_wait"),
-    "nobody told that a stage is empty": lambda _: without("make_give_back"),
+    "nobody told that a stage is empty": lambda _: without("make_arrive_at"),
     "stages empty too soon": leave_stages_early,
     "tiles not swizzled": other_bits(1 << 62),
     "another layout": other_bits(3 << 62),
@@ -377,8 +377,9 @@ def test_small_layers_and_other_devices_are_left_to_other_kernels():
 def test_tiles_fit_a_multiprocessor():
     from numbadense._engine.cuda import hopper_step
 
-    for tile in (hopper_step.APART, hopper_step.TOGETHER):
+    for tile in (getattr(hopper_step, name) for name in ("APART", "TOGETHER", "APART_PAIRED", "TOGETHER_PAIRED")):
         assert tile.shared <= 227 * 1024
         given = tile.producer_registers + 2 * tile.consumer_registers
         assert given <= 3 * (65536 // tile.size // 8 * 8)
         assert tile.high * tile.columns // 2 == 128  # sums a thread
+        assert tile.share * 128 % 1024 == 0  # where the swizzle of eight rows begins

@@ -105,9 +105,9 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
     Expects `x_map` and `w_map`, the words of tensor maps of x ``(m, k)`` and of w transposed, ``(n, k)``, with boxes of
     a row of 128 bytes by ``tile.rows`` and ``tile.share``; `maps`, MAPS int64 for each block, from a multiple of 64
     bytes on, where blocks write them for the unit that copies; b (n,) float32; out (m, n), C-contiguous, of float32, or
-    of uint16 where `narrow` rounds to it; and at most as many blocks as there are tiles, of ``tile.size`` threads, with
-    ``tile.shared`` bytes of dynamic shared memory.  `in_fours` says that out, and each row of it, begins at a multiple
-    of four elements.  Any m, n and k from 1 on.
+    of uint16 where `narrow` rounds to it; and as many blocks as ``tile.blocks`` says, or fewer clusters, of ``tile.size``
+    threads, with ``tile.shared`` bytes of dynamic shared memory.  `in_fours` says that out, and each row of it, begins
+    at a multiple of four elements.  Any m, n and k from 1 on.
 
     ::
 
@@ -117,7 +117,7 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
 
     A block computes one tile after another; while its outputs are on their way, so are the first steps of the next.
     In a cluster each block has rows of its own; a stage is full when the shares of all blocks have come, and empty when
-    the warps of all have given it back.  A block whose rows lie beyond the edge does as the others, and stores nothing.
+    the warps of all have said so.  A block whose rows lie beyond the edge does as the others, and stores nothing.
     """
     apart, columns, high, stages, group_high = tile.apart, tile.columns, tile.high, tile.stages, tile.group
     cluster, share = tile.cluster, tile.share
@@ -141,8 +141,8 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
     wait_for_others = primitives.make_multiply_wait(1, lanes)
     wait_for_all = primitives.make_multiply_end(high * count, lanes)
     fence, commit = primitives.make_multiply_fence(lanes), primitives.make_multiply_commit(lanes)
-    fewer = primitives.make_registers(tile.producer_registers, False, lanes)
-    more = primitives.make_registers(tile.consumer_registers, True, lanes)
+    give_back = primitives.make_registers(tile.producer_registers, False, lanes)
+    take = primitives.make_registers(tile.consumer_registers, True, lanes)
     sync_warp = primitives.make_sync_warp(lanes)
     barrier_init, barrier_init_fence = primitives.barrier_init, primitives.barrier_init_fence
     barrier_wait, barrier_arrive, barrier_expect = (
@@ -150,7 +150,7 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
         primitives.barrier_arrive,
         primitives.barrier_expect,
     )
-    give_back = primitives.make_give_back(cluster)
+    arrive_at = primitives.make_arrive_at(cluster)
     rank_of_block, meet = primitives.make_rank(cluster), primitives.make_meet(cluster)
     map_release, map_acquire = primitives.map_release, primitives.map_acquire
     copy_box, copy_to_all = primitives.copy_box, primitives.make_copy_to_all(cluster)
@@ -183,7 +183,7 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
         meet()
 
         if group == 0:
-            fewer()
+            give_back()
             if me == 0:
                 slot = int(block_number()) * MAPS
                 for word in range(MAP):
@@ -216,7 +216,7 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
                             stage = uint32(0)
                             phase ^= uint32(1)
         else:
-            more()
+            take()
             consumer = group - int32(1)
             total = totals()
             held = fours()
@@ -243,13 +243,13 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
                     w_tile = descriptor(base + stage * uint32(stage_bytes) + uint32(x_bytes))
                     fence()
                     for q in range(ROW // 32):
-                        added = int32(step + q != 0)
+                        more = int32(step + q != 0)
                         for h in range(high):
-                            multiply(total, h * count, x_tile + q * 2 + h * (atom_bytes // 16), w_tile + q * 2, added)
+                            multiply(total, h * count, x_tile + q * 2 + h * (atom_bytes // 16), w_tile + q * 2, more)
                     commit()
                     wait_for_others()
                     if step > 0 and lane < cluster:
-                        give_back(empty + uint32(8) * before, uint32(lane))
+                        arrive_at(empty + uint32(8) * before, uint32(lane))
                     before = stage
                     stage += uint32(1)
                     if stage == uint32(stages):
@@ -263,7 +263,7 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
                     phase ^= uint32(at // stages & 1)
                 wait_for_all(total)
                 if lane < cluster:
-                    give_back(empty + uint32(8) * before, uint32(lane))
+                    arrive_at(empty + uint32(8) * before, uint32(lane))
 
                 top, left = place(number, m, n)
                 top += rank * rows + (0 if apart else consumer * (high * atom)) + warp * lines + lane // across

@@ -23,11 +23,16 @@ DEEP = 4096  # features from which on the operands of one large tile, fewer byte
 # Both have 192 KB of operands on their way, and as many sums in registers.  Not timed yet: `benchmarks/gpu.py` does.
 APART = Tile(high=2, columns=128, apart=True, stages=6)
 TOGETHER = Tile(high=1, columns=256, apart=False, stages=4)
-# Clusters of two read a quarter, or a third, less; their copying warpgroup takes a few registers more.
-PAIRED = {"cluster": 2, "group": 8, "producer_registers": 40, "consumer_registers": 232}
-APART_PAIRED, TOGETHER_PAIRED = replace(APART, **PAIRED), replace(TOGETHER, **PAIRED)
 SMALL = Tile(high=2, columns=16, apart=True, stages=3, group=2, part=8, lanes=4)
 SMALL_TOGETHER = Tile(high=1, columns=32, apart=False, stages=2, group=2, part=16, lanes=4)
+
+
+def paired(tile: Tile) -> Tile:
+    """Return a tile for clusters of two blocks, which read a quarter less of operands, or a third: not timed yet."""
+    return replace(tile, cluster=2, group=tile.group // 2)
+
+
+APART_PAIRED, TOGETHER_PAIRED = paired(APART), paired(TOGETHER)
 
 
 def supported(m: int, n: int, k: int, precision: str, capability: tuple[int, int] | None) -> bool:
@@ -79,6 +84,7 @@ class HopperLayer:
         tile = self.tile
         count, blocks = tile.tiles(m, self.n_out), tile.blocks(m, self.n_out, compiler.multiprocessors())
         how = "two warpgroups in turns" if tile.apart else "two warpgroups together"
+        how += f", clusters of {tile.cluster}" if tile.cluster > 1 else ""
         return (
             f"dense {self.n_in} -> {self.n_out}, {self.activation.name}, {self.precision} on Hopper, {how}: "
             f"{count} tiles of {tile.rows} x {tile.columns} outputs by {blocks} blocks, rows of x narrowed before"

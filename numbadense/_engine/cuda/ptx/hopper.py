@@ -1,8 +1,8 @@
 """What Hopper has besides: multiplications by a warpgroup, copies of boxes, barriers that count bytes, clusters.
 
 A warpgroup is four warps, whose threads call what concerns it together.  Shared memory is dynamic, and has 32-bit
-addresses, the same in each block of a cluster.  See the PTX ISA, sections wgmma, cp.async.bulk.tensor, mbarrier,
-barrier.cluster, mapa and setmaxnreg.
+addresses, which blocks of a cluster share but for their rank.  See the PTX ISA, sections wgmma, cp.async.bulk.tensor,
+mbarrier, barrier.cluster, mapa and setmaxnreg.
 
 Kernels take these names from `primitives` in `numbadense._engine.cuda.hopper`, which knows their NumPy twins.
 """
@@ -25,9 +25,9 @@ __all__ = [
     "descriptor",
     "float32",
     "load_four",
+    "make_arrive_at",
     "make_copy_to_all",
     "make_dynamic",
-    "make_give_back",
     "make_local",
     "make_meet",
     "make_multiply",
@@ -148,8 +148,12 @@ copy_box = _operation(
 )
 
 
-def make_give_back(cluster):
-    """Return ``give_back(address, rank)``: arrive at the barrier at this address in the block of that rank."""
+def make_arrive_at(cluster):
+    """Return ``arrive_at(address, rank)``: arrive at the barrier at this address in the block of that rank.
+
+    What is given back was read by multiplications that are over, and is written by copies: nothing else has to be
+    released or acquired at the scope of the cluster, which would wait for all stores and empty the cache.
+    """
     text = "mbarrier.arrive.shared::cta.b64 _, [$0];"
     if cluster > 1:
         text = (
@@ -163,13 +167,12 @@ def make_copy_to_all(cluster):
     """Return `copy_box` to the same address in each block of the cluster, where the same barrier counts the bytes."""
     if cluster == 1:
         return copy_box
-    return _operation(
-        "{\n.reg .b16 all;\nmov.b16 all, %d;\n"
+    text = (
+        f"{{\n.reg .b16 all;\nmov.b16 all, {(1 << cluster) - 1};\n"
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-        "[$0], [$1, {$2, $3}], [$4], all;\n}" % ((1 << cluster) - 1),
-        "rlrrr",
-        *BOX,
+        "[$0], [$1, {$2, $3}], [$4], all;\n}"
     )
+    return _operation(text, "rlrrr", *BOX)
 
 
 def make_rank(cluster):
@@ -194,7 +197,7 @@ def make_rank(cluster):
 
 
 def make_meet(cluster):
-    """Return the function that waits for all threads of the block, or of the cluster."""
+    """Return the function that waits for all threads of the block, or of the cluster: then they see shown barriers."""
     if cluster == 1:
         return syncthreads
     return _instruction("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait.acquire;")

@@ -25,7 +25,7 @@ class _Barrier:
     def __init__(self, count, made):
         self.count = self.left = count
         self.bytes, self.phase, self.made, self.shown, self.copies = 0, 0, made, False, []
-        self.used = self.waited = 0  # phases, of which other blocks take part in those before, and that were waited for
+        self.used = self.waited = 0  # the last phase, plus one, that another block has part in, and that was waited for
         self.changed = threading.Condition(shared_of_block().lock)
 
     def settle(self):
@@ -137,7 +137,7 @@ def _meet(place, key, me, size, what, value, act):
 
 
 def make_meet(cluster):
-    """Return the function that waits for all threads of the cluster, or block: then barriers that are shown are seen."""
+    """Return the function that waits for all threads of the block, or of the cluster: then they see shown barriers."""
 
     def meet_all():
         found = clusters.cluster_of_block(cluster)
@@ -203,9 +203,8 @@ def barrier_arrive(address):
     _arrive(shared_of_block(), address, 0)
 
 
-def make_give_back(cluster):
-    """Return ``give_back(address, rank)``: arrive at the barrier at this address in the block of that rank."""
-
+def make_arrive_at(cluster):
+    """Return ``arrive_at(address, rank)``: arrive at the barrier at this address in the block of that rank."""
     return lambda address, rank: _arrive(_shared_of(cluster, rank), address, 0)
 
 

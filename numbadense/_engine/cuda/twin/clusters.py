@@ -1,4 +1,7 @@
-"""Clusters of simulated blocks: numba's simulator runs one block after another, but those of a cluster at once, here."""
+"""Clusters of simulated blocks, which run at once, where numba's simulator runs one block after another.
+
+A cluster may have one block: then it is numba's way of running blocks without the thread that polls their threads.
+"""
 
 import functools
 import sys
@@ -14,7 +17,7 @@ CLUSTER = "numbadense_cluster"  # what a simulated block has
 class Cluster:
     """The blocks of a cluster, and how often all of their threads have met.
 
-    They may use the shared memory of each other from when they have met on, until a block ends.
+    They may use the shared memory of each other from when they have met on, until its block ends.
     """
 
     def __init__(self, blocks):
