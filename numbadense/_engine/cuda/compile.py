@@ -16,11 +16,14 @@ from numbadense._engine.cuda import forward_warp as forward_warp_module
 from numbadense._engine.cuda import fused as fused_module
 from numbadense._engine.cuda import fused_tensor as fused_tensor_module
 from numbadense._engine.cuda import rowwise as rowwise_module
+from numbadense._engine.cuda import softmax as softmax_module
 from numbadense._engine.cuda.device import simulated
+from numbadense._engine.cuda.primitives import WARP
 from numbadense._engine.cuda.program import FOUR, code_of
 from numbadense._engine.cuda.twin import clusters
 
 NO_CODE = -1  # of an activation
+ROW_WARPS = 2 if simulated() else 8  # of a block of the kernels of softmax
 
 
 @functools.cache
@@ -68,6 +71,22 @@ def quick_scalar(activation):
     return jit(scalar_math.bind(activation.function, others | found))
 
 
+@functools.cache
+def quick_pair(activation):
+    """Return an activation of two numbers in float32, ``f((x, y))``, as a device function in few instructions."""
+    jit = (lambda function: function) if simulated() else _device
+    primitives = hopper.primitives
+    found = quick.pairs(jit, primitives.power_of_two, primitives.reciprocal, primitives.larger)
+    if quick.consists_of(activation.function, found):
+        return jit(scalar_math.bind(activation.function, found))
+    scalar = quick_scalar(activation)
+
+    def pair(both):
+        return scalar(both[0]), scalar(both[1])
+
+    return jit(pair)
+
+
 def _kernel(function, threads=None, resident=None, cluster=None):
     """Compile a kernel whose blocks have `threads` threads, with registers for `resident` on a multiprocessor.
 
@@ -97,6 +116,19 @@ def elementwise(activation, dtype: np.dtype):
 def rowwise(activation):
     """Return the kernel of a row-wise activation: ``rowwise(x, out)``."""
     return _kernel(rowwise_module.make_rowwise(scalar(activation)))
+
+
+@functools.cache
+def softmax(logarithm: bool, dtype: np.dtype, count: int):
+    """Return the kernel of softmax, or its logarithm, for rows of so many numbers a thread, or 0 for longer ones."""
+    make, size = (softmax_module.make_held, count) if count else (softmax_module.make_walked, ROW_WARPS)
+    kernel = make(size, logarithm, dtype, _inlined, *_logarithmic())
+    return _kernel(kernel, ROW_WARPS * WARP, softmax_module.RESIDENT[dtype.itemsize])
+
+
+def _logarithmic():
+    """Return exp and log1p."""
+    return (scalar_math.exp, scalar_math.log1p) if simulated() else map(_vocabulary().get, ("exp", "log1p"))
 
 
 @functools.cache
@@ -187,10 +219,9 @@ def forward(width: int, chosen: tuple):
 @functools.cache
 def forward_warp(width: int, rows: int, chosen: tuple):
     """Return the device function ``forward(program, x, out)`` that a warp calls together, for `rows` rows at once."""
-    exp, log1p = (scalar_math.exp, scalar_math.log1p) if simulated() else map(_vocabulary().get, ("exp", "log1p"))
     codes = {entry.name: code_of(entry) for entry in chosen}
     registers = _registers()
-    row = registers[0], codes.get("softmax", NO_CODE), codes.get("log_softmax", NO_CODE), exp, log1p
+    row = registers[0], codes.get("softmax", NO_CODE), codes.get("log_softmax", NO_CODE), *_logarithmic()
     parts = (
         forward_module.make_choice(_inlined, _by_code(_each(chosen))),
         _inlined(forward_warp_module.make_rowwise(width, rows, *row)),
@@ -234,20 +265,20 @@ def fused_tensor(tile, precision: str, chosen: tuple, streamed: bool, in_chunks:
     sums = tile.parts * fused_tensor_module.TILE * tile.width // 32
 
     def make_each(entry):
-        return fused_tensor_module.make_each(_inlined, quick_scalar(entry), 0, sums)
+        return fused_tensor_module.make_each(_inlined, quick_pair(entry), 0, sums)
 
-    each, whole = _choices(chosen, make_each)
+    each, whole = _choices(chosen, make_each, known=True)
     make = fused_tensor_module.make_fused
     mma, pack = fused_tensor_module.HALVES[precision]
     whole = whole if any(entry.rowwise for entry in chosen) else None
     return _kernel(make(tile, mma, pack, _inlined, each, whole, streamed, *in_chunks), tile.size, tile.resident)
 
 
-def _choices(chosen: tuple, make_each=None):
+def _choices(chosen: tuple, make_each=None, known=False):
     """Return what applies an element-wise activation to registers, and a row-wise one to a row, by its code."""
     each = _each(chosen, make_each)
     whole = [(code_of(entry), scalar(entry)) for entry in chosen if entry.rowwise] or each[:1]
-    return [forward_module.make_choice(_inlined, _by_code(part)) for part in (each, whole)]
+    return [forward_module.make_choice(_inlined, _by_code(part), known) for part in (each, whole)]
 
 
 def _load_four(array, index):
@@ -278,3 +309,15 @@ def _launcher():
 def launch_one_dimensional(kernel, work: int, stream, *arguments) -> None:
     """Run a kernel that walks its work in strides of the grid."""
     launch(kernel, min(target().blocks, -(-work // target().threads)), target().threads, stream, *arguments)
+
+
+def launch_rowwise(activation, stream, x, out) -> None:
+    """Apply a row-wise activation to a C-contiguous matrix with a column at least, in place if out is x."""
+    m, n = x.shape
+    if activation not in (activations.REGISTRY["softmax"], activations.REGISTRY["log_softmax"]):
+        launch_one_dimensional(rowwise(activation), m, stream, x, out)
+        return
+    count = softmax_module.numbers(n, x.dtype)
+    blocks = min(target().blocks, -(-m // ROW_WARPS) if count else m)
+    kernel = softmax(activation.name == "log_softmax", x.dtype, count)
+    launch(kernel, blocks, ROW_WARPS * WARP, stream, x, out)

@@ -105,9 +105,9 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
     Expects `x_map` and `w_map`, the words of tensor maps of x ``(m, k)`` and of w transposed, ``(n, k)``, with boxes of
     a row of 128 bytes by ``tile.rows`` and ``tile.share``; `maps`, MAPS int64 for each block, from a multiple of 64
     bytes on, where blocks write them for the unit that copies; b (n,) float32; out (m, n), C-contiguous, of float32, or
-    of uint16 where `narrow` rounds to it; and as many blocks as ``tile.blocks`` says, or fewer clusters, of ``tile.size``
-    threads, with ``tile.shared`` bytes of dynamic shared memory.  `in_fours` says that out, and each row of it, begins
-    at a multiple of four elements.  Any m, n and k from 1 on.
+    of uint16 where `narrow` rounds to it; and at most the blocks that ``tile.blocks`` says, whole clusters, of
+    ``tile.size`` threads, with ``tile.shared`` bytes of dynamic shared memory.  `in_fours` says that out, and each row
+    of it, begins at a multiple of four elements.  Any m, n and k from 1 on.
 
     ::
 
