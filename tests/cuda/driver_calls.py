@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import json
+import re
 import sys
 import threading
 import warnings
@@ -11,7 +12,7 @@ import numpy as np
 from numba import cuda
 
 import numbadense as nd
-from numbadense._engine.cuda import borrowed, room, whole
+from numbadense._engine.cuda import borrowed, hopper, room, whole
 from numbadense._engine.cuda import compile as compiler
 
 warnings.simplefilter("ignore")
@@ -125,6 +126,20 @@ def opt_in():
     return [calls(each) for each in launch] + [last(0)["shared"]]
 
 
+def cluster():
+    """Return the grid of a kernel whose blocks run in clusters, the driver's calls, and the directives of its code."""
+    rank = hopper.primitives.make_rank(2)
+
+    def ranks(x, out):
+        out[0, 0] = x[0, 0] + rank()
+
+    kernel, x = cuda.jit(ranks), cuda.device_array((4, 6), np.float32)
+    compiler.launch(kernel, 6, 32, 0, x, x)
+    called = calls(lambda: compiler.launch(kernel, 6, 32, 0, x, x))
+    (code,) = kernel.inspect_asm().values()
+    return last(0)["grid"], called, re.findall(r"^\.\w*cluster.*", code, re.MULTILINE)
+
+
 SHARED = (48 * 1024, 100_000, 100_000, 60_000, 200_000)
 
 
@@ -140,7 +155,7 @@ def main():
     one = one.to("cuda")
     whole.fits = fits
     x, out = cuda.to_device(rng.standard_normal((64, 8), np.float32)), cuda.device_array((64, 2), np.float32)
-    found = {"parity": parity(), "opt_in": opt_in()}
+    found = {"parity": parity(), "opt_in": opt_in(), "cluster": cluster()}
     stub.stub_parameters(30)
     fused(x, out)
     found["fused"] = every_call(lambda: fused(x, out)), last(30)["words"][-3:]

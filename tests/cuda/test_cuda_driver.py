@@ -68,6 +68,12 @@ def test_much_shared_memory_is_asked_for_once(seen):
     assert much == more == ["cuFuncSetAttribute", *LAUNCH] and shared == 200_000
 
 
+def test_blocks_run_in_clusters_because_their_code_says_so(seen):
+    grid, called, directives = seen["cluster"]
+    assert called == LAUNCH and grid == [6, 1, 1]  # which a graph takes down as any other
+    assert directives == [".explicitcluster", ".reqnctapercluster 2, 1, 1"]
+
+
 def test_a_call_on_ready_arrays_is_one_call_of_the_driver(seen):
     assert seen["one"] == LAUNCH
     assert seen["fused"] == [LAUNCH, [64, seen["fused"][1][1], 0]]  # rows, blocks, and no other network shares them
@@ -131,7 +137,7 @@ FAILURES = {
     "bound": "the call of a bound network failed: a kernel read or wrote outside the arrays "
     "(Call to cuGraphLaunch results in CUDA_ERROR_ILLEGAL_ADDRESS); ",
     "memory": "the call of the network failed: the device has no memory left: asked for 3.052 MiB, ",
-    "room": "the call of the network failed: the device has no memory left: asked for 16 KiB, 0 bytes of 3",
+    "room": "the call of the network failed: the device has no memory left: asked for 16 KiB, 0 bytes of ",
 }
 
 
