@@ -1,6 +1,7 @@
 """Hopper's dense kernel in clusters of blocks, simulated: edges, and that twins notice what a kernel leaves out."""
 
 import collections
+import dataclasses
 import threading
 import time
 
@@ -25,6 +26,11 @@ def tile(request):
 @pytest.mark.parametrize("rows", [0.5, 1.5, 3])
 def test_a_block_beyond_the_edge_copies_for_the_other_and_stores_nothing(tile, rows):
     check(tile, "bf16", (int(rows * tile.rows), 130, 2 * tile.columns + 1), blocks=4)
+
+
+def test_a_cluster_may_have_four_blocks():
+    tile = dataclasses.replace(tile_of(False), cluster=4)
+    check(tile, "tf32", (6 * tile.rows + 1, 150, tile.columns + 3), blocks=8)
 
 
 def test_blocks_are_whole_clusters_and_at_most_one_for_each_multiprocessor(tile):
