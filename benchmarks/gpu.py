@@ -236,9 +236,8 @@ def decided(rows):
 def table(found):
     """Return the table of the bars."""
     machine = found.get("machine", {})
-    made = Table(
-        title=f"{machine.get('gpu', 'the simulator: no times')}, {found['seconds']:.0f} s", title_justify="left"
-    )
+    title = f"{machine.get('gpu', 'the simulator: no times')}, {found['seconds']:.0f} s"
+    made = Table(title=title, title_justify="left")
     for name in ("work", "case", "bar", "measured", "met"):
         made.add_column(name, overflow="fold")
     before = None
@@ -266,9 +265,8 @@ def main():
         parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     arguments.budget = arguments.budget or (DRY if arguments.dry_run else BUDGET)
     watch = Watch([name for name in names if name in (arguments.only or names)], arguments, arguments.output)
-    with tempfile.TemporaryDirectory() as folder:
-        with contextlib.suppress(KeyboardInterrupt):
-            watch.all(f"{folder}/stuck")
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
+        watch.all(f"{folder}/stuck")
     found = watch.found
     Console(width=None if sys.stdout.isatty() else 150).print(table(found))
     for failure in found["failures"]:

@@ -294,11 +294,8 @@ class Bench:
         current = cuda.get_current_device()
         cycles = current.MULTIPROCESSOR_COUNT * current.CLOCK_RATE * 1e3
         peak, operations = self.peak
-        found = {}
-        for name, call, work in (
-            ("memory", lambda: other.copy_to_device(one), 8 * COPIED),
-            ("float32", peak, operations),
-        ):
+        timed, found = {"memory": (lambda: other.copy_to_device(one), 8 * COPIED), "float32": (peak, operations)}, {}
+        for name, (call, work) in timed.items():
             call()
             found[name] = work / statistics.median(self.slice(call, 5) for _ in range(ROUNDS))
         found |= {"tensor": 2 * TENSOR.get(current.compute_capability[0], 1024) * cycles, "special": SPECIAL * cycles}

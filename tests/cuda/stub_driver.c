@@ -86,6 +86,8 @@ API R cuMemAlloc(H *p, size_t n) {
     return 0;
 }
 API R cuMemFree(H p) { CALL(cuMemFree); if (p) { used -= *(size_t *)(p - 256); free((void *)(p - 256)); } return 0; }
+API R cuMemsetD8(H d, unsigned char v, size_t n) { CALL(cuMemsetD8); memset((void *)d, v, n); return 0; }
+API R cuTensorMapEncodeTiled(void *map) { CALL(cuTensorMapEncodeTiled); return (uintptr_t)map % 64 ? INVALID_VALUE : 0; }
 API R cuMemHostAlloc(void **p, size_t n, unsigned f) { CALL(cuMemHostAlloc); return posix_memalign(p, 256, n + 1) ? OUT_OF_MEMORY : 0; }
 API R cuMemFreeHost(void *p) { CALL(cuMemFreeHost); free(p); return 0; }
 API R cuMemcpyHtoD(H d, void *s, size_t n) { CALL(cuMemcpyHtoD); memcpy((void *)d, s, n); return 0; }
