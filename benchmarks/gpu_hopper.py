@@ -7,9 +7,8 @@ import gpu_bench
 import numpy as np
 from numba import cuda
 
-from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import device, hopper_step, memory
-from numbadense._engine.cuda.primitives import CHUNK
+from numbadense._engine.cuda import room as rooms
 from numbadense.errors import DeviceError
 
 SHAPES = [(8192, 8192, 8192), (65536, 1024, 1024)]
@@ -40,16 +39,17 @@ def layer(bench, shape, precision, tile):
     m, k, n = shape
     x, w, b = (bench.normal(*size) for size in ((m, k), (k, n), (n,)))
     w.copy_to_device(w.copy_to_host() / np.sqrt(np.float32(k)))
-    packed, narrow = hopper_step.pack(w, b, "gelu", precision, 0), hopper_step.narrowed(x, precision, 0)
+    packed, narrow = hopper_step.pack(w, b, "gelu", precision, 0, tile=tile), narrowed(x, precision)
     half = precision != "tf32"
     out = bench.poisoned(m, n, dtype="uint16" if half else "float32")
-    packed.multiply(narrow, out, 0, tile)
+    call = functools.partial(packed.multiply, narrow, out, rooms.made(packed.room(narrow), 0), 0)
+    call()
     error = checked(bench, out, x, w, b, precision)
     how, bars = "in turns" if tile.apart else "together", {}
     if precision == "bf16" and tile == hopper_step.choose(k):
         bars = {"wgmma": ("torch, product alone", 1)}
         bars |= {"gelu": ("torch", 1)} if bench.dry or shape == SHAPES[1] else {}
-    engines = {"ours": functools.partial(packed.multiply, narrow, out, 0, tile)}
+    engines = {"ours": call}
     engines |= bench.peer(peers, x, w, b, precision, bool(bars)) if half else {}
     facts = {"flops": 2 * m * k * n, "predicted": predicted(k, tile, precision), "format": precision}
     bench.record("hopper", f"gelu {m}, {k}, {n} {precision}, {how}", engines, error, bars, **facts)
@@ -59,14 +59,22 @@ def narrowing(bench, shape):
     """Rows narrowed to memory that is there: bandwidth is claimed, of more than is cached."""
     m, k = shape
     x = bench.normal(m, k)
-    out = hopper_step.narrowed(x, "bf16", 0)
-    expected = x.copy_to_host()
-    host = (out.copy_to_host().astype(np.uint32) << 16).view(np.float32)[:, :k]
+    out, expected = narrowed(x, "bf16"), x.copy_to_host()
+    bits = memory.from_interface(out.__cuda_array_interface__, out).copy_to_host()
+    host = (bits.astype(np.uint32) << 16).view(np.float32)[:, :k]
     error = float(np.linalg.norm(host - expected) / np.linalg.norm(expected))
     assert error <= ALLOWED["bf16"], f"relative error {error}"
-    kernel = compiler.narrow_rows("bf16", memory.in_chunks(x))
-    ours = functools.partial(compiler.launch_one_dimensional, kernel, out.nbytes // CHUNK, 0, x, out)
+    ours = functools.partial(hopper_step.narrow, x, out, "bf16", 0)
     bench.record("hopper", f"float32 to bf16, {m} x {k}", {"ours": ours}, error, bytes=6 * m * k, format="bf16")
+
+
+def narrowed(x, precision):
+    """Return the rows of x as the kernel reads them."""
+    if precision == "tf32" and memory.in_chunks(x):
+        return x
+    kind = hopper_step.element(precision)
+    shape = x.shape[0], hopper_step.padded(x.shape[1], kind.itemsize)
+    return hopper_step.narrow(x, rooms.made(rooms.bytes_of(shape, kind), 0).part(0, shape, kind), precision, 0)
 
 
 def checked(bench, out, x, w, b, precision):

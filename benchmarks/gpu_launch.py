@@ -20,6 +20,7 @@ import numpy as np
 import numbadense as nd
 
 LAYERS = [(8, 32), (32, 32), (32, 2)]
+WIDE = [(8, 300), (300, 300), (300, 2)]  # too wide for one launch
 QUEUED = 100  # calls in a row that no queue of the driver refuses
 
 
@@ -141,21 +142,25 @@ def over_no_driver():
     from numba import cuda
 
     from numbadense._engine.cuda import compile as compiler
+    from numbadense._engine.cuda import steps
 
     warnings.simplefilter("ignore")  # of numba, about small grids
     rng = np.random.default_rng(0)
-    net = nd.Sequential([nd.Dense(rng.standard_normal(s, np.float32), None, "sigmoid") for s in LAYERS]).to("cuda")
-    one = nd.Sequential([nd.Dense(rng.standard_normal((8, 2), np.float32), None, "sigmoid")]).to("cuda")
+    net, wide = (
+        nd.Sequential([nd.Dense(rng.standard_normal(s, np.float32), None, "sigmoid") for s in shapes]).to("cuda")
+        for shapes in (LAYERS, WIDE)
+    )
+    layer = steps.upload(nd.Dense(rng.standard_normal((8, 2), np.float32), None, "sigmoid"), np.dtype("float32"))
     x, out = cuda.to_device(rng.standard_normal((64, 8), np.float32)), cuda.device_array((64, 2), np.float32)
-    bound, (layer,) = net.bind(x), one._steps
-    kernel, blocks, threads = layer._plan(x, out)
+    bound = wide.bind(x)
+    kernel, blocks, threads, *_ = layer._plan(64, 0, 0)
     arguments = x, layer.w, layer.b, out
     calls = {
-        "a call, one launch": lambda: one(x, out),
         "a launch of four arrays": lambda: compiler.launch(kernel, blocks, threads, 0, *arguments),
-        "a bound call, three layers": bound,
-        "a call, three layers": lambda: net(x, out),
-        "a call that makes its result": lambda: one(x),
+        "a call, one launch": lambda: net(x, out),
+        "a call that makes its result": lambda: net(x),
+        "a call, three launches": lambda: wide(x, out),
+        "the same, bound": bound,
     }
     for name, call in calls.items():
         found = harness.compare(call, lambda: kernel[blocks, threads, 0, 0](*arguments), 40, 3.0)

@@ -71,9 +71,9 @@ def ours(bench, x, w, b, activation, precision, halves=False):
         bits = half.rounded(x.copy_to_host(), {"bf16": "bfloat16", "fp16": "float16"}[precision]).bits
         given = cuda.to_device(np.ascontiguousarray(bits).view(np.uint32))
         out = cuda.to_device(np.full((m, n // 2), 0xFFFFFFFF, np.uint32))
-    layer.run(given, out, 0)
+    layer.run(given, out, None, 0)
     error = checked(bench, out, x, w, b, activation, precision, halves)
-    return {"ours": lambda: layer.run(given, out, 0)}, error
+    return {"ours": lambda: layer.run(given, out, None, 0)}, error
 
 
 def checked(bench, out, x, w, b, activation, precision, halves):

@@ -35,15 +35,16 @@ class DeviceSequential:
     -----
     A network whose widths, that of x too, are 256 at most, 128 in float64, is one launch on devices of compute
     capability 8.0 and later: each block takes rows through all layers, and between them the activations do not leave
-    the multiprocessor.  The layers of others run one after the other, and the activations stay on the device.  Either
-    way the outputs have the same bits, unless a `precision` or `split_k` is asked for.
+    the multiprocessor. So do two layers and more, one after the other, that are as narrow in a network that is not. The
+    other layers are launches of their own, and the activations stay on the device. Either way the outputs have the same
+    bits, unless a `precision` or `split_k` is asked for.
 
     A call with contiguous arrays of the network's dtype on the device is one launch for each step that :meth:`explain`
     names; :meth:`bind` makes them one.  Large NumPy arrays go to the device and back in batches, copied
     while others are computed, small ones in one piece.  What the device reports when it is too late for the launch to
     fail is a :class:`numbadense.DeviceError` of the call that waits: one with a NumPy result, or :meth:`predict`.
 
-    With ``precision="bf16"`` or ``"fp16"`` networks no wider than 128 are one launch, and what their hidden layers give
+    With ``precision="bf16"`` or ``"fp16"`` layers no wider than 128 are one launch, and what their hidden layers give
     is rounded too.  In wider ones, activations between layers whose width is a multiple of eight are kept in 16 bits
     where the next layer would round them anyway.
 
@@ -57,7 +58,7 @@ class DeviceSequential:
     array([[4.]])
     """
 
-    _steps: tuple[Step, ...]
+    _step: Step
     _shape: tuple[int, ...]
     _activations: tuple[str, ...]
     dtype: np.dtype[Any]
@@ -130,7 +131,7 @@ class DeviceSequential:
         ShapeError, DTypeError, OutputError
             If an argument does not fit.
         """
-        return self._engine.network(self._steps, x, out, self.dtype, self, stream)
+        return self._engine.network(self._step, x, out, self.dtype, self, stream)
 
     def predict(
         self,
@@ -171,7 +172,7 @@ class DeviceSequential:
         """
         from numbadense._engine.cuda import streaming
 
-        return streaming.predict(self._steps, x, batch_size, out, progress, self.dtype, self)
+        return streaming.predict(self._step, x, batch_size, out, progress, self.dtype, self)
 
     def bind(self, x: Any, out: Any = None, *, stream: Any = None) -> BoundNetwork:
         """Return the call ``net(x, out)`` for these arrays, to be made again and again, as one CUDA graph.
@@ -209,7 +210,7 @@ class DeviceSequential:
         """
         from numbadense._engine.cuda import graph
 
-        made, given = graph.bind(self._steps, x, out, self.dtype, self, stream)
+        made, given = graph.bind(self._step, x, out, self.dtype, self, stream)
         return BoundNetwork(x, given, made)
 
     def explain(self, shape: int | tuple[int, ...] = 1) -> str:
@@ -227,7 +228,7 @@ class DeviceSequential:
         from numbadense._engine import validate
         from numbadense._engine.cuda import explain
 
-        return explain.network(self._steps, self._shape, validate.rows_of(shape, self.n_in), self.dtype)
+        return explain.network(self._step, self._shape, validate.rows_of(shape, self.n_in), self.dtype)
 
     @functools.cached_property
     def _engine(self) -> Any:

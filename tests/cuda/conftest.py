@@ -96,7 +96,7 @@ def to_host(gpu):
 
 @pytest.fixture(scope="session")
 def compile_ptx():
-    """A function that compiles a Python kernel on no GPU; its types are (dtype, dimensions) of arrays, or dtypes."""
+    """A function that compiles a Python kernel on no GPU; types are (dtype, dimensions), dtypes or numba's own."""
     if device.simulated():
         absent("ptx", "the simulator compiles nothing")
     if importlib.util.find_spec("numba_cuda") is None:
@@ -104,11 +104,12 @@ def compile_ptx():
     from numba import cuda, from_dtype, types
 
     def compiled(kernel, *arrays, capability=CAPABILITY, **options):
-        signature = tuple(
-            types.Array(from_dtype(np.dtype(kind[0])), kind[1], "C") if isinstance(kind, tuple) else from_dtype(kind)
-            for kind in arrays
-        )
-        return cuda.compile_ptx(kernel, signature, cc=capability, **options)[0]
+        return cuda.compile_ptx(kernel, tuple(map(type_of, arrays)), cc=capability, **options)[0]
+
+    def type_of(kind):
+        if isinstance(kind, tuple):
+            return types.Array(from_dtype(np.dtype(kind[0])), kind[1], "C")
+        return from_dtype(kind) if isinstance(kind, np.dtype) else kind
 
     def nothing(x):
         x[0] = 1

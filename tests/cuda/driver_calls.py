@@ -11,10 +11,11 @@ import numpy as np
 from numba import cuda
 
 import numbadense as nd
-from numbadense._engine.cuda import borrowed, whole
+from numbadense._engine.cuda import borrowed, room, whole
 from numbadense._engine.cuda import compile as compiler
 
 warnings.simplefilter("ignore")
+ROOM = ("cuLaunchKernel", "cuMemPoolCreate", "cuMemPoolSetAttribute", "cuMemAllocFromPoolAsync", "cuMemFreeAsync")
 CONTEXT = ("cuCtxGetCurrent", "cuCtxGetDevice")  # numba asks for these at every turn
 
 
@@ -82,18 +83,24 @@ def numbers(x, a, b, c):
     x[0] = a + b + c
 
 
+def words_of(x, words):
+    """A kernel of an array and a tuple."""
+    x[0] = words[0] + words[2]
+
+
 def parity():
     """Return pairs of launches, Numba's and ours, of one kernel on the same arguments."""
     x = cuda.to_device(np.arange(24, dtype=np.float32).reshape(4, 6))
     out, flat = cuda.device_array((4, 6), np.float32), cuda.device_array(7, np.float64)
     stream = cuda.stream()
-    kernel, counting = cuda.jit(copies), cuda.jit(numbers)
+    kernel, counting, of_words = cuda.jit(copies), cuda.jit(numbers), cuda.jit(words_of)
     cases = {
         "contiguous": (kernel, 5, 32, 0, 0, (x, out), 18),
         "strided": (kernel, (2, 3), (4, 5, 6), stream, 16, (x[::2, 1::2], out), 18),
         "transposed": (kernel, 1, 64, 0, 0, (cuda.to_device(np.zeros((4, 6), np.float32, order="F")), out), 18),
         "reversed": (kernel, 1, 1, stream, 0, (x[::-1], out), 18),
         "numbers": (counting, 1, 1, 0, 0, (flat, 7, np.int32(-3), np.float32(1.5)), 10),
+        "tuple": (of_words, 2, 1, stream, 0, (flat, (7, -3, 2**40)), 10),
         "borrowed": (kernel, 3, 8, stream, 0, (x, out), 18),
     }
     found = {}
@@ -126,20 +133,26 @@ def main():
     rng = np.random.default_rng(0)
     widths = [(8, 32), (32, 32), (32, 2)]
     network = nd.Sequential([nd.Dense(rng.standard_normal(shape, np.float32), None, "relu") for shape in widths])
-    fused, fits = network.to("cuda"), whole.of_stacked
-    whole.of_stacked = lambda *arguments: None  # layer by layer, as wide networks are
+    pool = room._pool
+    fused, fits = network.to("cuda"), whole.fits
+    whole.fits = lambda *arguments: False  # layer by layer, as wide networks are
     net, one = network.to("cuda"), nd.Sequential([nd.Dense(rng.standard_normal((8, 2), np.float32), None, "relu")])
     one = one.to("cuda")
-    whole.of_stacked = fits
+    whole.fits = fits
     x, out = cuda.to_device(rng.standard_normal((64, 8), np.float32)), cuda.device_array((64, 2), np.float32)
     found = {"parity": parity(), "opt_in": opt_in()}
     stub.stub_parameters(30)
     fused(x, out)
     found["fused"] = every_call(lambda: fused(x, out)), last(30)["words"][-3:]
     stub.stub_parameters(32)
-    one(x, out), net(x, out)
+    one(x, out)
+    found["pool"] = [name for name in calls(lambda: net(x, out)) if name in ROOM]
     found["one"] = every_call(lambda: one(x, out))
     found["three"] = calls(lambda: net(x, out))
+    found["broken"] = calls(lambda: failing("cuLaunchKernel", 1, lambda: net(x, out)))
+    room._pool = lambda device: None
+    found["without"] = calls(lambda: net(x, out))
+    room._pool = pool
     thread = threading.Thread(target=lambda: found.update(thread=every_call(lambda: one(x, out))))
     thread.start()
     thread.join()
@@ -171,6 +184,8 @@ def main():
     found["failures"]["bound"] = failing("cuGraphLaunch", 700, bound)
     found["after"] = calls(lambda: one(x, out))
     found["explained"] = net.explain(64)
+    stub.stub_memory(0)
+    found["failures"]["room"] = failing("", 0, lambda: net(x, out))
     stub.stub_memory(1 << 20)
     found["failures"]["memory"] = failing("", 0, lambda: one(np.zeros((100_000, 8), np.float32)))
     json.dump(found, sys.stdout)

@@ -60,7 +60,7 @@ API R cuDeviceGetName(char *s, int n, int d) { snprintf(s, n, "Stub"); return 0;
 API R cuDeviceGetUuid(char *u, int d) { memset(u, 0, 16); return 0; }
 API R cuDeviceTotalMem(size_t *b, int d) { *b = total; return 0; }
 API R cuDeviceGetAttribute(int *v, int a, int d) {
-    *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : a == 97 ? 232448 : a == 1 ? 1024 : 0;
+    *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 132 : a == 97 ? 232448 : a == 1 ? 1024 : a == 115 ? 1 : 0;
     return 0;
 }
 API R cuDevicePrimaryCtxRetain(H *c, int d) { CALL(cuDevicePrimaryCtxRetain); *c = 0xC0; return 0; }
@@ -77,15 +77,20 @@ API R cuGetErrorName(int e, const char **s) { *s = "CUDA_ERROR"; return 0; }
 API R cuGetErrorString(int e, const char **s) { *s = "an error"; return 0; }
 
 API R cuMemGetInfo(size_t *f, size_t *t) { CALL(cuMemGetInfo); *f = total - used; *t = total; return 0; }
-API R cuMemAlloc(H *p, size_t n) {
-    CALL(cuMemAlloc);
+API R cuMemPoolCreate(H *pool, const void *facts) { CALL(cuMemPoolCreate); *pool = 0xB00; return 0; }
+API R cuMemPoolSetAttribute(H pool, int a, void *v) { CALL(cuMemPoolSetAttribute); return 0; }
+static R allocate(H *p, size_t n) {
     if (used + n > total) return OUT_OF_MEMORY;
     size_t *room;
     if (posix_memalign((void **)&room, 256, n + 256)) return OUT_OF_MEMORY;
     *room = n, used += n, *p = (H)room + 256;
     return 0;
 }
-API R cuMemFree(H p) { CALL(cuMemFree); if (p) { used -= *(size_t *)(p - 256); free((void *)(p - 256)); } return 0; }
+static void release(H p) { if (p) { used -= *(size_t *)(p - 256); free((void *)(p - 256)); } }
+API R cuMemAlloc(H *p, size_t n) { CALL(cuMemAlloc); return allocate(p, n); }
+API R cuMemFree(H p) { CALL(cuMemFree); release(p); return 0; }
+API R cuMemAllocFromPoolAsync(H *p, size_t n, H pool, H q) { CALL(cuMemAllocFromPoolAsync); return allocate(p, n); }
+API R cuMemFreeAsync(H p, H q) { CALL(cuMemFreeAsync); release(p); return 0; }
 API R cuMemsetD8(H d, unsigned char v, size_t n) { CALL(cuMemsetD8); memset((void *)d, v, n); return 0; }
 API R cuTensorMapEncodeTiled(void *map) { CALL(cuTensorMapEncodeTiled); return (uintptr_t)map % 64 ? INVALID_VALUE : 0; }
 API R cuMemHostAlloc(void **p, size_t n, unsigned f) { CALL(cuMemHostAlloc); return posix_memalign(p, 256, n + 1) ? OUT_OF_MEMORY : 0; }

@@ -23,7 +23,7 @@ def on_device(gpu):
     from numbadense._engine.cuda import whole
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whole, "of_stacked", lambda *arguments: None)
+        patch.setattr(whole, "fits", lambda *arguments: False)
         return network().to("cuda")
 
 
@@ -144,7 +144,8 @@ def test_a_borrowed_array_is_what_numba_takes_it_for(gpu, rng):
     assert (a.ndim, a.shape, a.strides, a.size, a.nbytes) == (2, (4, 3), (24, 8), 12, 96)
     assert a.words == (0, 0, 12, 8, a.address, 4, 3, 24, 8)
     assert a.reshape(12).words == (0, 0, 12, 8, a.address, 12, 8) and a.reshape((2, 6)).shape == (2, 6)
-    assert a.first(2).words == (0, 0, 6, 8, a.address, 2, 3, 24, 8)
+    assert a.part(24, (2, 3), a.dtype).words == (0, 0, 6, 8, a.address + 24, 2, 3, 24, 8)
+    assert a.part(8, (22,), np.dtype("float32")).nbytes == 88
     assert a.__cuda_array_interface__["data"] == (a.address, False)
     assert borrowed.borrow(np.zeros(3)) is None and borrowed.borrow([1.0]) is None
 
@@ -244,7 +245,7 @@ def test_a_network_says_how_a_call_would_run(on_device):
     assert said[1].startswith("device   ")
     assert said[2] == (
         f"work     {2 * 4 * (15 + 10)} flops, {4 * 5 * 4} bytes in and out, {4 * (15 + 5 + 10 + 2)} bytes of weights, "
-        f"{4 * 5 * 4} bytes between the steps"
+        "256 bytes besides"
     )
     assert said[3].startswith("step 0   dense 3 -> 5, tanh: ") and said[4].startswith("step 1   dense 5 -> 2, tanh: ")
     assert on_device.explain((2, 2, 3)) == on_device.explain(4)
@@ -352,35 +353,39 @@ def test_out_may_be_x_or_a_part_of_it(gpu, rng, widths):
 
 
 @settings(max_examples=50)
-@given(widths=st.lists(st.integers(0, 70), min_size=1, max_size=6), m=st.integers(1, 9))
-def test_a_step_never_writes_where_it_reads(gpu, widths, m):
-    from numbadense._engine.cuda import direct
+@given(widths=st.lists(st.integers(0, 70), min_size=3, max_size=7), m=st.integers(1, 9), besides=st.integers(0, 600))
+def test_a_chain_never_writes_where_it_reads(gpu, widths, m, besides):
+    from numbadense._engine.cuda import borrowed, direct
+    from numbadense._engine.cuda import room as rooms
+    from numbadense._engine.cuda.chain import Chain
 
-    steps = [SimpleNamespace(n_out=n) for n in widths]
-    made = direct.scratch(steps, m, np.dtype("float32"), 0)
-    assert [array.shape for array in made] == [(m, n) for n in widths]
-    for one, other in itertools.pairwise(made):
-        assert not direct.overlap(one, other)
-    begin = made[0].owner.ctypes.data if device.simulated() else made[0].owner.device_ctypes_pointer.value
-    for array in made:
-        assert begin <= array.address and array.address + array.nbytes <= begin + made[0].owner.nbytes
-        assert (array.address - begin) % 256 == 0
+    seen, kind = [], np.dtype("float32")
 
+    class Step(SimpleNamespace):
+        arrays = ()
 
-def test_while_a_graph_is_captured_arrays_are_handed_out_again_and_nothing_is_sent(gpu):
-    from numbadense._engine.cuda import memory
+        def room(self, x):
+            return besides
 
-    kind, other = np.dtype("float32"), np.dtype("float64")
-    with memory.keeping() as made:
-        first = [memory.empty((3,), kind, 0), memory.empty((4,), kind, 0), memory.empty((3,), kind, 0)]
-        kept = memory.keep(gpu.to_device(np.zeros(2)))
-        memory.send(kept, np.ones(2), 0)
-    assert all(one is another for one, another in zip([*first, kept], made, strict=True))
-    with memory.keeping(again=made) as more:
-        assert memory.empty((4,), kind, 0) is first[1] and memory.empty((3,), kind, 0) is first[0]
-        assert memory.empty((3,), kind, 0) is first[2] and memory.empty((3,), other, 0) is more[0]
-        with pytest.raises(nd.DeviceError, match="a step of the network copies from the host"):
-            memory.send(kept, np.ones(2), 0)
-    assert len(more) == 1 and memory.empty((3,), kind, 0) is not first[0]
-    memory.wait_for(0)
-    memory.wait_for(gpu.stream())
+        def run(self, x, out, room, stream):
+            seen.append((x, out, room))
+
+    def ends(array):
+        return array.address, array.address + array.nbytes
+
+    chain = Chain(tuple(Step(n_in=k, n_out=n) for k, n in itertools.pairwise(widths)), kind)
+    x, out = (borrowed.Borrowed(address, (m, n), kind, None, m * n) for address, n in ((1, widths[0]), (2, widths[-1])))
+    nbytes = chain.room(x)
+    room = borrowed.Borrowed(1 << 20, (nbytes,), rooms.BYTE, None, nbytes)
+    chain.run(x, out, room, 0)
+    assert seen[0][0] is x and seen[-1][1] is out
+    for (read, written, beside), step in zip(seen, chain.steps, strict=True):
+        assert read.shape == (m, step.n_in) and written.shape == (m, step.n_out)
+        assert not direct.overlap(read, written) and beside.nbytes >= besides and beside.address % 256 == 0
+        for array in (read, written):
+            assert not direct.overlap(array, beside)
+            if array is not x and array is not out:
+                assert ends(room)[0] <= array.address and ends(array)[1] <= ends(room)[1] and array.address % 256 == 0
+        assert ends(beside)[1] <= ends(room)[1]
+    for (_, written, _), (read, _, _) in itertools.pairwise(seen):
+        assert read is written

@@ -15,6 +15,7 @@ from numbadense._engine.cuda import device
 
 HERE = Path(__file__).parent
 LAUNCH = ["cuLaunchKernel"]
+IN_ROOM = ["cuMemAllocFromPoolAsync", *LAUNCH * 3, "cuMemFreeAsync"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def seen(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("case", ["contiguous", "strided", "transposed", "reversed", "numbers", "borrowed"])
+@pytest.mark.parametrize("case", ["contiguous", "strided", "transposed", "reversed", "numbers", "tuple", "borrowed"])
 def test_parameters_are_numbas_own_in_one_call_of_the_driver(seen, case):
     found = seen["parity"][case]
     for fact in ("grid", "block", "stream", "shared"):
@@ -70,7 +71,13 @@ def test_much_shared_memory_is_asked_for_once(seen):
 def test_a_call_on_ready_arrays_is_one_call_of_the_driver(seen):
     assert seen["one"] == LAUNCH
     assert seen["fused"] == [LAUNCH, [64, seen["fused"][1][1], 0]]  # rows, blocks, and no other network shares them
-    assert seen["three"] == ["cuMemAlloc", *LAUNCH * 3]  # room for what is between the layers, in one piece
+    assert seen["pool"] == ["cuMemPoolCreate", "cuMemPoolSetAttribute", *IN_ROOM]
+
+
+def test_what_is_between_the_layers_has_room_of_a_pool_in_one_piece(seen):
+    assert seen["three"] == IN_ROOM
+    assert seen["broken"] == ["cuMemAllocFromPoolAsync", *LAUNCH, "cuMemFreeAsync"]
+    assert seen["without"] == ["cuMemAlloc", *LAUNCH * 3]
 
 
 def test_a_thread_that_is_new_to_cuda_finds_its_context(seen):
@@ -124,6 +131,7 @@ FAILURES = {
     "bound": "the call of a bound network failed: a kernel read or wrote outside the arrays "
     "(Call to cuGraphLaunch results in CUDA_ERROR_ILLEGAL_ADDRESS); ",
     "memory": "the call of the network failed: the device has no memory left: asked for 3.052 MiB, ",
+    "room": "the call of the network failed: the device has no memory left: asked for 16 KiB, 0 bytes of 3",
 }
 
 

@@ -27,6 +27,41 @@ def test_a_network_agrees_with_the_loops_layer_by_layer(gpu, launches, dtype, rn
     nd.testing.assert_forward_close(y, device_oracle.forward(x, net.layers), x, net.layers)
 
 
+WIDE = 40  # more than one launch takes in the simulator
+
+
+@pytest.mark.parametrize(
+    ("widths", "expected"),
+    [
+        ((WIDE, 4, 6, 3), [1, 2]),
+        ((5, 4, WIDE, 2), [1, 1, 1]),
+        ((5, 4, 6, WIDE, 3, 7, 2, 4, WIDE), [2, 1, 1, 3, 1]),
+        ((3, 2, 0, 4, 5, 2), [1, 1, 1, 2]),
+        ((WIDE, WIDE, 4), [1, 1]),
+        ((4, 5), [1]),
+    ],
+)
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_layers_that_fit_one_launch_are_one_step_of_a_network_that_does_not(gpu, rng, widths, expected, precision):
+    from numbadense._engine.cuda import whole
+
+    net = network(widths, np.float32, [("tanh", "relu", "sigmoid")[i % 3] for i in range(len(widths) - 1)])
+    there = net.to("cuda", precision=precision)
+    steps = getattr(there._step, "steps", (there._step,))
+    assert [len(step.layers) if isinstance(step, whole.Whole) else 1 for step in steps] == expected
+    assert len(there.explain(3).splitlines()) == 3 + len(expected)
+    x = rng.normal(size=(3, widths[0])).astype(np.float32)
+    y = there(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(whole, "fits", lambda *arguments: False)
+        apart = net.to("cuda", precision=precision)
+    assert len(apart._step.steps if len(widths) > 2 else [1]) == len(widths) - 1
+    if precision is None:
+        np.testing.assert_array_equal(y, apart(x))
+    else:
+        np.testing.assert_allclose(y, apart(x), rtol=0.05, atol=0.05)
+
+
 def test_a_network_ends_in_softmax(gpu, rng):
     net = network((4, 6, 3), np.float32, ("relu", "softmax"))
     x = rng.normal(size=(5, 4)).astype(np.float32)

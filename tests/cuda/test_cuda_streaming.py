@@ -30,7 +30,7 @@ def on_device(gpu):
     from numbadense._engine.cuda import whole
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whole, "of_stacked", lambda *arguments: None)
+        patch.setattr(whole, "fits", lambda *arguments: False)
         return network().to("cuda")
 
 
@@ -210,11 +210,11 @@ def test_a_batch_fits_what_the_device_has_free(on_device, monkeypatch):
 
     from numbadense._engine.cuda import streaming
 
-    steps = on_device._steps
-    assert streaming.row_bytes(steps, on_device.dtype) == (4 * (3 + 2), 4 * (3 + 2 + 5))
+    step = on_device._step
+    assert streaming.row_bytes(step, on_device.dtype) == (4 * (3 + 2), 4 * (3 + 2 + 5))
     context = type("Context", (), {"get_memory_info": lambda self: (40 * 100, 10**9)})()
     monkeypatch.setattr(cuda, "current_context", lambda: context)
-    assert streaming.batch_size(steps, on_device.dtype) == 100 // streaming.SHARE
+    assert streaming.batch_size(step, on_device.dtype) == 100 // streaming.SHARE
 
 
 def test_what_fails_in_a_lane_is_raised_and_leaves_nothing_behind(on_device, late, rng):

@@ -277,6 +277,7 @@ def test_a_network_is_near_its_own_in_float32(gpu, launches, precision, rng):
 def test_activations_between_layers_in_16_bits_change_nothing(gpu, precision):
     from numbadense._engine.cuda import memory, tensor_step
     from numbadense._engine.cuda import run as run_module
+    from numbadense._engine.cuda.chain import Chain
 
     rng = np.random.default_rng(6)  # whole numbers, so that sums are exact, and large enough to be rounded
     shapes = (6, 16), (16, 8), (8, 3)
@@ -289,7 +290,8 @@ def test_activations_between_layers_in_16_bits_change_nothing(gpu, precision):
         y = nd.cuda.dense(y, layer.w, layer.b, layer.activation, precision=precision)
     assert np.isfinite(y).all()
     operand = memory.operand("x", x)
-    np.testing.assert_array_equal(run_module.forward(steps, operand, None, np.dtype(np.float32), 0), y)
+    chain = Chain(steps, np.dtype(np.float32))
+    np.testing.assert_array_equal(run_module.forward(chain, operand, None, chain.dtype, 0), y)
 
 
 def test_empty_layers_and_batches(gpu):
@@ -351,7 +353,7 @@ def test_hopper_gets_its_own_kernel_for_layers_that_are_large_enough(gpu, monkey
         (None, "bf16", False, []),
     ):
         monkeypatch.setattr(compiler, "capability", lambda capability=capability: capability)
-        tensor_step.prepare(w, b, "relu", precision, 0, 1 if small else 64)
+        tensor_step.prepare(w, b, "relu", precision, 0, m=1 if small else 64)
         assert packed == expected
         packed.clear()
 

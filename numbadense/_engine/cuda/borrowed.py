@@ -4,6 +4,7 @@ A view by ``__cuda_array_interface__`` costs ten microseconds and more, which is
 device.  Libraries say what is needed for less, each in its own words.
 """
 
+import math
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -68,11 +69,9 @@ class Borrowed:
         shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
         return Borrowed(self.address, shape, self.dtype, self.owner, self.size)
 
-    def first(self, rows: int) -> "Borrowed":
-        """Return the first rows."""
-        return Borrowed(
-            self.address, (rows, *self.shape[1:]), self.dtype, self.owner, self.size // self.shape[0] * rows
-        )
+    def part(self, begin: int, shape: tuple[int, ...], dtype: np.dtype) -> "Borrowed":
+        """Return an array in this memory, from a byte on."""
+        return Borrowed(self.address + begin, shape, dtype, self.owner, math.prod(shape))
 
 
 _types: dict[tuple[np.dtype, int], Any] = {}

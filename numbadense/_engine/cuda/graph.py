@@ -7,6 +7,7 @@ import weakref
 from numba import cuda
 
 from numbadense._engine.cuda import direct, failures, memory
+from numbadense._engine.cuda import room as rooms
 from numbadense._engine.cuda.borrowed import Borrowed, borrow
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.steps import Step
@@ -14,27 +15,24 @@ from numbadense.errors import DeviceError, DTypeError, OutputError, ShapeError
 
 
 class Graph:
-    """The steps from one matrix to another, to be replayed; the arrays live as long as it does.
+    """A step from one matrix to another, to be replayed; the arrays live as long as it does.
 
-    It is made by running the steps twice: once, so that kernels are compiled and loaded and whatever else steps prepare
-    is there, and then on the same stream, which only notes what is queued.
+    It is made by running the step twice: once, so that kernels are compiled and loaded, and then on the same stream,
+    which only notes what is queued.
     """
 
-    def __init__(self, steps: tuple[Step, ...], a: Borrowed, b: Borrowed, stream):
-        m, outputs = a.shape[0], []
-        if len(steps) > 1:
-            outputs = direct.scratch(steps[:-1], m, b.dtype, stream)
-        self.held = a, b, steps, outputs
+    def __init__(self, step: Step, a: Borrowed, b: Borrowed, stream):
+        room = rooms.made(step.room(a), stream)
+        self.held = a, b, step, room
 
         def run(stream):
-            direct.through(steps, a, [*outputs, b], stream)
+            step.run(a, b, room, stream)
 
         if simulated():
             run(stream)
             self.launch = run
             return
-        self.executable, made = _record(run, stream)
-        self.held += (made,)
+        self.executable = _record(run, stream)
         self.launch = _launcher(self.executable)
         weakref.finalize(self, _destroy, self.executable).atexit = False  # then the process takes all with it
 
@@ -45,7 +43,7 @@ class Graph:
 
 
 def _record(run, before):
-    """Return an executable graph of what `run` queues, and the arrays it makes for itself; `before` is a stream.
+    """Return an executable graph of what `run` queues; `before` is a stream.
 
     The first run is over when this returns.
     """
@@ -56,11 +54,10 @@ def _record(run, before):
     handle = driver.cuStreamCreate(binding.CUstream_flags.CU_STREAM_NON_BLOCKING.value)
     graph, stream = None, Stream(handle)
     try:
-        with memory.keeping() as made:
-            run(stream)
-            stream.synchronize()
+        run(stream)
+        stream.synchronize()
         # Memory must not be freed while this records; other streams, and other threads, may do what they like.
-        with cuda.defer_cleanup(), memory.keeping(again=made) as more:
+        with cuda.defer_cleanup():
             driver.cuStreamBeginCapture(handle, binding.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)
             try:
                 run(stream)
@@ -69,7 +66,7 @@ def _record(run, before):
                     driver.cuGraphDestroy(driver.cuStreamEndCapture(handle))
                 raise
             graph = driver.cuStreamEndCapture(handle)
-            return driver.cuGraphInstantiate(graph, 0), [*made, *more]
+            return driver.cuGraphInstantiate(graph, 0)
     finally:
         if graph is not None:
             driver.cuGraphDestroy(graph)
@@ -104,7 +101,7 @@ def _destroy(executable) -> None:
 
 
 @failures.owner("binding the network to its arrays")
-def bind(steps: tuple[Step, ...], x, out, dtype, owner, stream):
+def bind(step: Step, x, out, dtype, owner, stream):
     """Return ``launch(stream)``, and `out` or a new array of the kind of `x`, after the first run."""
     a = _ready("x", x, dtype, owner.n_in)
     shape = (*a.shape[:-1], owner.n_out)
@@ -116,7 +113,7 @@ def bind(steps: tuple[Step, ...], x, out, dtype, owner, stream):
     if direct.overlap(a, b):
         raise OutputError("out shares memory with x, which every call reads anew; pass an array apart.")
     m = a.size // owner.n_in
-    graph = Graph(steps, a.reshape(m, owner.n_in), b.reshape(m, owner.n_out), stream)
+    graph = Graph(step, a.reshape(m, owner.n_in), b.reshape(m, owner.n_out), stream)
     return graph, given
 
 

@@ -15,6 +15,7 @@ else:
 ROW, ALIGNED = 128, 1024  # bytes of a row of a tile, and what the swizzle of eight rows is aligned to
 WARPS = 4  # of a warpgroup
 CONSUMERS = 2
+MAP, MAPS = 16, 32  # int64 of a tensor map, and of those of a block
 DEPTH = {"bf16": 64, "fp16": 64, "tf32": 32}  # features in a row of a tile
 WIDTH = {"bf16": 2, "fp16": 2, "tf32": 4}  # bytes of each
 KINDS = {"bf16": "bf16", "fp16": "f16", "tf32": "tf32"}
@@ -89,9 +90,10 @@ class Tile:
 def make_dense(tile, kind, narrow, scalar, jit, in_fours):
     """Return the kernel ``out = scalar(b + x @ w)``.
 
-    Expects `x_map` and `w_map`, tensor maps of x ``(m, k)`` and of w transposed, ``(n, k)``, with boxes of a row of 128
-    bytes by ``tile.rows`` and ``tile.columns``; b (n,) float32; out (m, n), C-contiguous, of float32, or of uint16
-    where `narrow` rounds to it; and at most as many blocks as there are tiles, of ``tile.size`` threads, with
+    Expects `x_map` and `w_map`, the words of tensor maps of x ``(m, k)`` and of w transposed, ``(n, k)``, with boxes of
+    a row of 128 bytes by ``tile.rows`` and ``tile.columns``; `maps`, MAPS int64 for each block, from a multiple of 64
+    bytes on, where blocks write them for the unit that copies; b (n,) float32; out (m, n), C-contiguous, of float32, or
+    of uint16 where `narrow` rounds to it; and at most as many blocks as there are tiles, of ``tile.size`` threads, with
     ``tile.shared`` bytes of dynamic shared memory.  `in_fours` says that out, and each row of it, begins at a multiple
     of four elements.  Any m, n and k from 1 on.
 
@@ -133,7 +135,8 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
         primitives.barrier_arrive,
         primitives.barrier_expect,
     )
-    map_fence, copy_box, descriptor = primitives.map_fence, primitives.copy_box, primitives.descriptor
+    map_release, map_acquire = primitives.map_release, primitives.map_acquire
+    copy_box, descriptor = primitives.copy_box, primitives.descriptor
     store_two, load_four, store_four = primitives.store_two, primitives.load_four, primitives.store_four
     totals, fours = (primitives.make_local(jit, size, primitives.float32) for size in (high * count, 4))
     element = primitives.uint16 if narrow else primitives.float32
@@ -142,7 +145,7 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
     syncthreads, blocks = primitives.syncthreads, primitives.blocks
     finish = narrow or jit(keep)
 
-    def dense(x_map, w_map, b, out, k):
+    def dense(x_map, w_map, maps, b, out, k):
         base = (dynamic() + uint32(ALIGNED - 1)) & uint32(0xFFFFFFFF - (ALIGNED - 1))
         me = int32(thread())
         group = me // warpgroup
@@ -162,9 +165,14 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
         if group == 0:
             give_back()
             if me == 0:
-                x_at, w_at = address(x_map), address(w_map)
-                map_fence(x_at)
-                map_fence(w_at)
+                slot = int(block_number()) * MAPS
+                for word in range(MAP):
+                    maps[slot + word], maps[slot + MAP + word] = x_map[word], w_map[word]
+                map_release()
+                x_at = address(maps) + slot * 8
+                w_at = x_at + MAP * 8
+                map_acquire(x_at)
+                map_acquire(w_at)
                 stage, phase = uint32(0), uint32(1)
                 for number in range(int32(block_number()), tiles, int32(blocks())):
                     top, left = place(number, m, n)

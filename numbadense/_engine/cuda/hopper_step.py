@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 
 from numbadense import activations
-from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import memory, tensor_map
+from numbadense._engine.cuda import room as rooms
 from numbadense._engine.cuda.device import simulated
-from numbadense._engine.cuda.hopper import WIDTH, Tile
+from numbadense._engine.cuda.hopper import MAPS, WIDTH, Tile
 from numbadense._engine.cuda.narrowing import FOUR, padded
 from numbadense._engine.cuda.primitives import CHUNK
 
+INT64 = np.dtype(np.int64)
 HOPPER = 9  # the major compute capability whose tensor cores these are
 LEAST = 64  # rows, columns, features: below, most of a tile would lie beyond the edges
 MOST = 2**31 - 2**10  # rows, columns, features: coordinates of boxes have 32 bits
@@ -46,13 +47,19 @@ def element(precision: str) -> np.dtype:
 
 @dataclass(frozen=True)
 class HopperLayer:
-    """A dense layer: `w` transposed, ``(n_out, padded n_in)``, narrowed; `b` ``(n_out,)`` in float32."""
+    """A dense layer: `w` transposed, ``(n_out, padded n_in)``, narrowed; `b` ``(n_out,)`` in float32.
+
+    ::
+
+        room   maps of the blocks  |  rows of x, narrowed, where they have to be
+    """
 
     w: Any
     b: Any
     activation: activations.Activation
     n_in: int
     precision: str
+    tile: Tile
 
     @property
     def n_out(self) -> int:
@@ -66,7 +73,7 @@ class HopperLayer:
 
     def explain(self, m: int) -> str:
         """Say which kernel `m` rows take."""
-        tile = choose(self.n_in)
+        tile = self.tile
         count = tile.tiles(m, self.n_out)
         blocks = min(count, compiler.multiprocessors())
         how = "two warpgroups in turns" if tile.apart else "two warpgroups together"
@@ -75,55 +82,61 @@ class HopperLayer:
             f"{count} tiles of {tile.rows} x {tile.columns} outputs by {blocks} blocks, rows of x narrowed before"
         )
 
-    def run(self, x, out, stream) -> None:
+    @property
+    def _narrow(self) -> tuple[int, np.dtype]:
+        """Features, and dtype, of the rows that the kernel reads."""
+        kind = element(self.precision)
+        return padded(self.n_in, kind.itemsize), kind
+
+    def room(self, x) -> int:
+        """Return the bytes of maps and narrowed rows."""
+        columns, kind = self._narrow
+        ready = self.precision == "tf32" and memory.in_chunks(x)
+        return _maps() + (0 if ready else rooms.bytes_of((x.shape[0], columns), kind))
+
+    def run(self, x, out, room, stream) -> None:
         """Fill out, float32, with ``activation(x @ w + b)``; x is float32."""
         if not out.size:
             return
-        self.multiply(narrowed(x, self.precision, stream), out, stream)
+        if self.precision != "tf32" or not memory.in_chunks(x):
+            columns, kind = self._narrow
+            x = narrow(x, room.part(_maps(), (x.shape[0], columns), kind), self.precision, stream)
+        self.multiply(x, out, room, stream)
 
-    def multiply(self, x, out, stream, tile: Tile | None = None) -> None:
-        """Fill out from x as `narrowed` returns it; out is float32, or 16 bits of this precision if it has as many.
+    def multiply(self, x, out, room, stream) -> None:
+        """Fill out from x in rows as `narrow` fills them; out is float32, or 16 bits of this precision if it has them.
 
-        A row-wise activation needs a float32 out.
+        A row-wise activation needs a float32 out.  Of the room, the maps are used.
         """
-        m, n = out.shape
-        tile = tile or choose(self.n_in)
+        (m, n), tile = out.shape, self.tile
         in_fours = n % FOUR == 0 and memory.address(out) % CHUNK == 0
         half = out.dtype.itemsize == 2
         kernel = compiler.hopper_dense(self.activation, tile, self.precision, half, in_fours)
-        maps = (tensor_map.of(a, self.n_in, high, stream) for a, high in ((x, tile.rows), (self.w, tile.columns)))
         blocks = min(tile.tiles(m, n), compiler.multiprocessors())
-        compiler.launch(kernel, blocks, tile.size, stream, *maps, self.b, out, self.n_in, shared=tile.shared)
+        operands = (tensor_map.of(a, self.n_in, high) for a, high in ((x, tile.rows), (self.w, tile.columns)))
+        maps = room.part(0, (blocks * MAPS,), INT64)
+        compiler.launch(kernel, blocks, tile.size, stream, *operands, maps, self.b, out, self.n_in, shared=tile.shared)
         if self.activation.rowwise:
             compiler.launch_one_dimensional(compiler.rowwise(self.activation), m, stream, out, out)
 
 
-def narrowed(x, precision: str, stream):
-    """Return a float32 matrix as the kernel reads it: itself if tf32 and rows allow it, else narrowed and padded."""
-    if precision == "tf32" and memory.in_chunks(x):
-        return x
-    m, k = x.shape
-    kind = element(precision)
-    pitch = padded(k, kind.itemsize)
-    out = memory.empty((m, pitch), kind, stream)
-    work = m * pitch * kind.itemsize // CHUNK
+def _maps() -> int:
+    """Return the bytes of the maps of all blocks."""
+    return rooms.bytes_of((compiler.multiprocessors() * MAPS,), INT64)
+
+
+def narrow(x, out, precision: str, stream):
+    """Return `out`, filled with the rows of a float32 matrix as the kernel reads them: rounded and padded."""
+    work = out.nbytes // CHUNK
     compiler.launch_one_dimensional(compiler.narrow_rows(precision, memory.in_chunks(x)), work, stream, x, out)
     return out
 
 
-def pack(w, b, activation, precision: str, stream) -> HopperLayer:
-    """Return a layer of float32 device arrays `w` ``(n_in, n_out)`` and `b`."""
-    k, n = w.shape
+def pack(w, b, activation, precision: str, stream, make=rooms.made, tile: Tile | None = None) -> HopperLayer:
+    """Return a layer of float32 device arrays `w` ``(n_in, n_out)`` and `b`; ``make(nbytes, stream)`` gives memory."""
+    k, n = (int(size) for size in w.shape)
     kind = element(precision)
-    pitch = padded(k, kind.itemsize)
-    packed = memory.empty((n, pitch), kind, stream)
-    work = n * pitch * kind.itemsize // CHUNK
-    compiler.launch_one_dimensional(compiler.narrow_columns(precision), work, stream, w, packed)
-    return HopperLayer(packed, b, activations.get(activation), int(k), precision)
-
-
-def upload(layer, precision: str) -> HopperLayer:
-    """Return a copy of a layer, anything with ``w``, ``b`` and ``activation``, on the device."""
-    dtype = np.dtype(np.float32)
-    b = validate.zeros(layer.w.shape[1], dtype) if layer.b is None else layer.b
-    return pack(memory.upload(layer.w, dtype, 0), memory.upload(b, dtype, 0), layer.activation, precision, 0)
+    shape = n, padded(k, kind.itemsize)
+    packed = make(rooms.bytes_of(shape, kind), stream).part(0, shape, kind)
+    compiler.launch_one_dimensional(compiler.narrow_columns(precision), packed.nbytes // CHUNK, stream, w, packed)
+    return HopperLayer(packed, b, activations.get(activation), k, precision, tile or choose(k))

@@ -10,8 +10,8 @@ the types of its arguments; a launch then writes one block of words and makes on
                |  parent, and meminfo: null outside Numba's own heap
     pointers   one to each word, which is what cuLaunchKernel takes
 
-Every word has 8 bytes; a number has one.  That is Numba's layout, by `_Kernel._prepare_args`, and the tests hold it to
-that.  What is neither an array nor a number goes to Numba.
+Every word has 8 bytes; a number has one, a tuple of whole numbers as many as they are.  That is Numba's layout, by
+`_Kernel._prepare_args`, and the tests hold it to that.  What is none of these goes to Numba.
 """
 
 import contextlib
@@ -115,6 +115,9 @@ def launch(kernel, blocks, threads, stream, arguments: tuple, shared: int = 0) -
         elif kind is int:
             key.append(0)
             words.append(argument)
+        elif kind is tuple:  # of int
+            key.append(-len(argument))
+            words += argument
         elif isinstance(argument, np.integer | np.floating):
             key.append(id(_type_of_number(kind)))
             words.append(int.from_bytes(argument.tobytes().ljust(8, b"\0"), "little", signed=True))

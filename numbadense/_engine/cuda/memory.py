@@ -1,9 +1,7 @@
 """What array is this, and where: views of device memory, uploads, and results of the caller's own kind."""
 
-import contextlib
 import math
 import sys
-import threading
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +35,11 @@ class Operand:
     def shape(self) -> tuple[int, ...]:
         """The shape."""
         return self.like.shape
+
+    @property
+    def owner(self) -> Any:
+        """What the caller has given, if that is on the device, or None."""
+        return None if self.view is None else self.given
 
 
 def operand(name: str, value) -> Operand:
@@ -93,57 +96,13 @@ def _like(view) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(np.empty(1, view.dtype), view.shape, (0,) * view.ndim)
 
 
-class _Record(threading.local):
-    """What a thread has made since it began to note that, and what it is to be given again before more is made."""
-
-    made: list | None = None
-    again: list = []  # noqa: RUF012 - replaced, never changed
-    closed = False
-
-
-_record = _Record()
-
-
 def empty(shape: tuple[int, ...], dtype: np.dtype, stream):
     """Return a new device array."""
-    for index, array in enumerate(_record.again):
-        if tuple(array.shape) == tuple(shape) and array.dtype == dtype:
-            return _record.again.pop(index)
     try:
-        made = cuda.device_array(shape, dtype, stream=stream)
+        return cuda.device_array(shape, dtype, stream=stream)
     except Exception as error:
         failures.asked(error, math.prod(shape) * np.dtype(dtype).itemsize)
         raise
-    return keep(made)
-
-
-def keep(array):
-    """Return an array, which is to live as long as the graph that is being made, if one is."""
-    if _record.made is not None:
-        _record.made.append(array)
-    return array
-
-
-@contextlib.contextmanager
-def keeping(again=None):
-    """Give the list of the arrays that are made in this thread, or kept.
-
-    With `again`, a graph is captured: those are handed out once more, and nothing may come from the host, whose memory
-    would be read anew whenever the graph runs.
-    """
-    before = _record.made, _record.again, _record.closed
-    _record.made, _record.again, _record.closed = [], list(again or ()), again is not None
-    try:
-        yield _record.made
-    finally:
-        _record.made, _record.again, _record.closed = before
-
-
-def send(array, host: np.ndarray, stream) -> None:
-    """Copy from the host."""
-    if _record.closed:
-        raise DeviceError("a step of the network copies from the host, and so cannot be part of a graph; report it.")
-    array.copy_to_device(host, stream=stream)
 
 
 def upload(array: np.ndarray, dtype: np.dtype, stream):

@@ -1,5 +1,6 @@
 """From operands to kernels: check, upload, launch, bring back."""
 
+import contextlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import direct, failures, memory, split, streaming, tensor_step, whole
 from numbadense._engine.cuda import program as program_module
+from numbadense._engine.cuda import room as rooms
 from numbadense._engine.cuda.primitives import CHUNK, WARP
 from numbadense._engine.cuda.steps import Layer, Step, of_network
 from numbadense.errors import ActivationError, OptionError, ShapeError
@@ -60,17 +62,21 @@ def dense(x, w, b, activation, out, stream, split_k=1, precision=None):
     weights = memory.matrix(w, n_in, n_out, dtype, stream)
     biases = memory.matrix(bias, 1, n_out, dtype, stream).reshape(n_out)
     if precision is None:
-        layer = Layer(weights, biases, chosen, split_k)
-    else:
-        m = int(np.prod(x.shape[:-1], dtype=np.int64))
-        layer = tensor_step.prepare(weights, biases, chosen, precision, stream, m)
-    return forward((layer,), x, out, dtype, stream)
+        return forward(Layer(weights, biases, chosen, split_k), x, out, dtype, stream)
+    m = int(np.prod(x.shape[:-1], dtype=np.int64))
+    with contextlib.ExitStack() as held:
+
+        def make(nbytes, stream):
+            return held.enter_context(rooms.taken(nbytes, stream, x.owner))
+
+        layer = tensor_step.prepare(weights, biases, chosen, precision, stream, make, m)
+        return forward(layer, x, out, dtype, stream)
 
 
 @failures.owner("the call of the network")
-def network(steps: tuple[Step, ...], x, out, dtype: np.dtype, owner, stream):
-    """Return the output of a network of at least one step; `owner` is what `x` must fit, for the error."""
-    done = direct.network(steps, x, out, dtype, stream)
+def network(step: Step, x, out, dtype: np.dtype, owner, stream):
+    """Return the output of a network; `owner` is what `x` must fit, for the error."""
+    done = direct.network(step, x, out, dtype, stream)
     if done is not None:
         return done
     stream = memory.stream_of(stream, x, out)
@@ -78,12 +84,12 @@ def network(steps: tuple[Step, ...], x, out, dtype: np.dtype, owner, stream):
     validate.compute_dtype("x", x.like)
     if x.like.ndim == 0 or x.shape[-1] != owner.n_in:
         raise validate.features_error(x.like, owner)
-    return forward(steps, x, out, dtype, stream)
+    return forward(step, x, out, dtype, stream)
 
 
-def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, stream):
-    """Propagate validated `x` through `steps`, one after the other."""
-    n_in, n_out = steps[0].n_in, steps[-1].n_out
+def forward(step: Step, x: memory.Operand, out, dtype: np.dtype, stream):
+    """Propagate validated `x` through a step."""
+    n_in, n_out = step.n_in, step.n_out
     shape = (*x.shape[:-1], n_out)
     result = memory.Result(x, out, shape, dtype, stream)
     m = int(np.prod(shape[:-1], dtype=np.int64))
@@ -91,13 +97,11 @@ def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, st
         return result.given
     if x.view is None and result.target.view is None and streaming.worthwhile(m * (n_in + n_out) * dtype.itemsize):
         if stream:
-            stream.synchronize()  # what the steps read may still be on its way there
-        return _in_batches(steps, x.like.reshape(m, n_in), result, dtype)
+            stream.synchronize()  # what the step reads may still be on its way there
+        return _in_batches(step, x.like.reshape(m, n_in), result, dtype)
     a = memory.matrix(x, m, n_in, dtype, stream)
-    if len(steps) > 1:
-        a = direct.through(steps[:-1], a, direct.scratch(steps[:-1], m, dtype, stream), stream)
-    buffer = result.buffer(m, n_out, (a, *(array for step in steps for array in step.arrays)))
-    steps[-1].run(a, buffer, stream)
+    buffer = result.buffer(m, n_out, (a, *step.arrays))
+    direct.run(step, a, buffer, stream, x.owner)
     return result.deliver(buffer)
 
 
@@ -105,14 +109,14 @@ def forward(steps: tuple[Step, ...], x: memory.Operand, out, dtype: np.dtype, st
 def of_population(weights, biases, chosen, dtype: np.dtype, precision: str | None) -> whole.Whole:
     """Upload networks of one shape."""
     tensor_step.check(precision, dtype)
-    networks = whole.of_stacked(weights, biases, chosen, dtype, precision)
-    if networks is None:
-        widths = "-".join(str(n) for n in (weights[0].shape[1], *(w.shape[2] for w in weights)))
+    widths = (weights[0].shape[1], *(w.shape[2] for w in weights))
+    if not whole.fits(widths, dtype, precision):
         raise ShapeError(
-            f"the networks of the population are {widths} but one launch takes {whole.room(dtype, precision)}; "
+            f"the networks of the population are {'-'.join(map(str, widths))} but one launch takes "
+            f"{whole.room(dtype, precision)}; "
             "call to('cuda') of each: [network.to('cuda') for network in population]."
         )
-    return networks
+    return whole.of_stacked(weights, biases, chosen, dtype, precision)
 
 
 @failures.owner("the call of the population")
@@ -134,12 +138,12 @@ def population(networks: whole.Whole, x, out, owner, stream):
     return result.deliver(buffer)
 
 
-def _in_batches(steps: tuple[Step, ...], x: np.ndarray, result: memory.Result, dtype: np.dtype):
+def _in_batches(step: Step, x: np.ndarray, result: memory.Result, dtype: np.dtype):
     """Fill a result in the host's memory from x, there too, which is much."""
-    like, shape = result.target.like, (x.shape[0], steps[-1].n_out)
+    like, shape = result.target.like, (x.shape[0], step.n_out)
     in_place = like.flags.c_contiguous and not np.may_share_memory(x, like)
     host = like.reshape(shape) if in_place else np.empty(shape, dtype)
-    streaming.run(steps, x, host, dtype, streaming.batch_size(steps, dtype))
+    streaming.run(step, x, host, dtype, streaming.batch_size(step, dtype))
     if not in_place:
         np.copyto(like, host.reshape(like.shape), casting="same_kind")
     return result.given

@@ -17,7 +17,8 @@ import numpy as np
 from numba import cuda
 
 from numbadense._engine import validate
-from numbadense._engine.cuda import direct, failures, memory
+from numbadense._engine.cuda import failures, memory
+from numbadense._engine.cuda import room as rooms
 from numbadense._engine.cuda.borrowed import Borrowed, borrow
 from numbadense._engine.cuda.steps import Step
 from numbadense.errors import OptionError, ShapeError
@@ -25,7 +26,7 @@ from numbadense.errors import OptionError, ShapeError
 BATCH_BYTES = 1 << 24  # of input and output in a lane: two such pinned buffers are kept for the next time
 LARGE_BYTES = 4 * BATCH_BYTES  # of input and output, from which a call with NumPy arrays is worth two lanes
 SHARE = 4  # a lane takes at most one part of so many of the memory that is free
-BOUNDARY = 256
+SAMPLE = 1024  # rows by which memory for what a step needs besides is reckoned
 
 _idle: list[tuple[Any, np.ndarray]] = []  # streams and pinned buffers of BATCH_BYTES
 
@@ -33,17 +34,17 @@ _idle: list[tuple[Any, np.ndarray]] = []  # streams and pinned buffers of BATCH_
 class Lane:
     """A stream, and buffers for `rows` rows in the host's pinned memory and on the device."""
 
-    def __init__(self, steps: tuple[Step, ...], rows: int, dtype: np.dtype):
-        n_in, n_out, itemsize = steps[0].n_in, steps[-1].n_out, dtype.itemsize
-        self.steps = steps
-        within = -(-rows * n_in * itemsize // BOUNDARY) * BOUNDARY
+    def __init__(self, step: Step, rows: int, dtype: np.dtype):
+        n_in, n_out, itemsize = step.n_in, step.n_out, dtype.itemsize
+        self.step = step
+        within = rooms.bytes_of((rows, n_in), dtype)
         nbytes = within + rows * n_out * itemsize
         self.standard = nbytes <= BATCH_BYTES
         self.stream, self.pinned = (self.standard and _taken()) or (cuda.stream(), _pinned(nbytes, self.standard))
         self.x = _matrix(self.pinned[:within], rows, n_in, dtype)
         self.y = _matrix(self.pinned[within:], rows, n_out, dtype)
         self.a, self.b = (memory.empty((max(1, rows * n),), dtype, self.stream) for n in (n_in, n_out))
-        self.outputs = direct.scratch(steps[:-1], rows, dtype, self.stream) if len(steps) > 1 else []
+        self.room: Borrowed | None = None
         self.target: np.ndarray | None = None
 
     def start(self, rows: np.ndarray, target: np.ndarray) -> None:
@@ -51,12 +52,14 @@ class Lane:
         m, n_in = rows.shape
         n_out, dtype = target.shape[1], self.x.dtype
         np.copyto(self.x[:m], rows, casting="unsafe")
-        a, b = borrow(self.a), borrow(self.b)
+        a, b = borrow(self.a).part(0, (m, n_in), dtype), borrow(self.b).part(0, (m, n_out), dtype)
         self.target = target  # from here on the stream has work
         if n_in:
             self.a[: m * n_in].copy_to_device(self.x[:m].reshape(m * n_in), stream=self.stream)
-        ends = [*(output.first(m) for output in self.outputs), Borrowed(b.address, (m, n_out), dtype, b, m * n_out)]
-        direct.through(self.steps, Borrowed(a.address, (m, n_in), dtype, a, m * n_in), ends, self.stream)
+        needed = self.step.room(a)
+        if needed > (self.room.size if self.room else 0):
+            self.room = rooms.made(needed, self.stream)
+        self.step.run(a, b, self.room, self.stream)
         self.b[: m * n_out].copy_to_host(self.y[:m].reshape(m * n_out), stream=self.stream)
 
     def finish(self) -> None:
@@ -94,12 +97,11 @@ def _matrix(memory: np.ndarray, rows: int, columns: int, dtype: np.dtype) -> np.
     return memory[: rows * columns * dtype.itemsize].view(dtype).reshape(rows, columns)
 
 
-def row_bytes(steps: tuple[Step, ...], dtype: np.dtype) -> tuple[int, int]:
+def row_bytes(step: Step, dtype: np.dtype) -> tuple[int, int]:
     """Return how many bytes a row takes in pinned memory, and on the device."""
-    ends = steps[0].n_in + steps[-1].n_out
-    between = [step.n_out for step in steps[:-1]]
-    inside = max(between[::2], default=0) + max(between[1::2], default=0)
-    return max(1, ends * dtype.itemsize), max(1, (ends + inside) * dtype.itemsize)
+    ends = (step.n_in + step.n_out) * dtype.itemsize
+    beside = step.room(Borrowed(0, (SAMPLE, step.n_in), dtype, None, SAMPLE * step.n_in))
+    return max(1, ends), max(1, ends + beside // SAMPLE)
 
 
 def worthwhile(nbytes: int) -> bool:
@@ -107,15 +109,15 @@ def worthwhile(nbytes: int) -> bool:
     return nbytes >= LARGE_BYTES
 
 
-def batch_size(steps: tuple[Step, ...], dtype: np.dtype) -> int:
+def batch_size(step: Step, dtype: np.dtype) -> int:
     """Return how many rows a lane takes at once, by what the device has free."""
-    pinned, resident = row_bytes(steps, dtype)
+    pinned, resident = row_bytes(step, dtype)
     free = cuda.current_context().get_memory_info()[0]
-    rows = (BATCH_BYTES - BOUNDARY) // pinned
+    rows = (BATCH_BYTES - rooms.BOUNDARY) // pinned
     return max(1, rows if math.isinf(free) else min(rows, int(free) // (SHARE * resident)))
 
 
-def run(steps: tuple[Step, ...], x, out: np.ndarray, dtype: np.dtype, rows: int, starts=None) -> None:
+def run(step: Step, x, out: np.ndarray, dtype: np.dtype, rows: int, starts=None) -> None:
     """Fill `out`, ``(m, n_out)``, from the rows of x, ``(m, n_in)``, taking `rows` at once."""
     m = out.shape[0]
     if not m * out.shape[1]:
@@ -125,7 +127,7 @@ def run(steps: tuple[Step, ...], x, out: np.ndarray, dtype: np.dtype, rows: int,
     try:
         for index, begin in enumerate(starts):
             if index < 2:
-                lanes.append(Lane(steps, min(rows, m), dtype))
+                lanes.append(Lane(step, min(rows, m), dtype))
             lane = lanes[index % 2]
             lane.finish()
             lane.start(np.asarray(x[begin : begin + rows]), out[begin : begin + rows])
@@ -137,7 +139,7 @@ def run(steps: tuple[Step, ...], x, out: np.ndarray, dtype: np.dtype, rows: int,
 
 
 @failures.owner("predict")
-def predict(steps: tuple[Step, ...], x, rows, out, progress: bool, dtype: np.dtype, owner):
+def predict(step: Step, x, rows, out, progress: bool, dtype: np.dtype, owner):
     """Return the output for every row of x, checking all arguments."""
     if not isinstance(x, np.ndarray) and isinstance(getattr(x, "dtype", None), np.dtype) and not memory.on_device(x):
         source, like = x, np.broadcast_to(np.empty((), x.dtype), tuple(x.shape))  # rows are read as they are needed
@@ -156,7 +158,7 @@ def predict(steps: tuple[Step, ...], x, rows, out, progress: bool, dtype: np.dty
     if shape[1] != owner.n_in:
         raise validate.features_error(like, owner)
     if rows is None:
-        rows = batch_size(steps, dtype)
+        rows = batch_size(step, dtype)
     elif not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
         raise OptionError(f"batch_size is {rows!r} but must be a positive integer, or None to choose one.")
     shape = (shape[0], owner.n_out)
@@ -169,5 +171,5 @@ def predict(steps: tuple[Step, ...], x, rows, out, progress: bool, dtype: np.dty
         from rich.progress import track
 
         starts = track(starts, description="predict", console=Console(stderr=True), transient=True)
-    run(steps, source, result, dtype, rows, starts)
+    run(step, source, result, dtype, rows, starts)
     return result if out is None else out

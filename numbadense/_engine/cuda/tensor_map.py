@@ -1,15 +1,14 @@
-"""The 128 bytes that tell the unit which copies boxes where a matrix is: encoded by the driver, kept on the device.
+"""The 128 bytes that tell the unit which copies boxes where a matrix is: encoded by the driver.
 
-A kernel of numba has no parameter of 128 bytes by value, so that a map lies in global memory; kernels make it visible
-to the unit by a fence.  A map holds an address and a shape, nothing else: it may be kept for as long as it is needed
-again, whoever owns the memory.
+A map holds an address and a shape, nothing else.  A kernel takes one as sixteen numbers and writes it to global memory,
+where the unit reads it, for a kernel of numba has no parameter of 128 bytes by value: no map is kept on the device, and
+a graph has its own among the parameters of its launches.
 """
 
 import ctypes
 import functools
 
 import numpy as np
-from numba import cuda
 
 from numbadense._engine.cuda import memory
 from numbadense._engine.cuda.device import simulated
@@ -17,14 +16,13 @@ from numbadense._engine.cuda.twin import boxes
 from numbadense.errors import DeviceError
 
 ALIGNED, WORDS = 64, 16  # bytes; uint64
-KEPT = 8192  # maps, by address and shape: two a layer, and a graph finds again all that its first run made
+KEPT = 8192  # maps, by address and shape
 ROW = 128  # bytes of a row of a box
 # Of CUDA's enumerations (cuda.h).  Halves go as integers, whose bits nothing changes; float32 is rounded to tf32 by
 # the copy, as in CUTLASS, where the multiplication would cut it off.
 UINT16, TFLOAT32 = 1, 11
 NOT_INTERLEAVED, SWIZZLE_128, PROMOTE_256, FILL_ZEROS = 0, 3, 3, 0
 SUCCESS = 0
-_kept: dict = {}
 LEAST_DRIVER = 12000
 
 
@@ -79,24 +77,14 @@ def encode(address: int, itemsize: int, columns: int, rows: int, pitch: int, hig
     return words
 
 
-def of(matrix, columns: int, high: int, stream):
-    """Return the map, on the device, of the first `columns` of a C-contiguous 2-D device array."""
+@functools.lru_cache(maxsize=KEPT)
+def parameters(address: int, itemsize: int, columns: int, rows: int, pitch: int, high: int) -> tuple[int, ...]:
+    """Return the same map as numbers with a sign, which a kernel takes."""
+    words = (boxes.encode if simulated() else encode)(address, itemsize, columns, rows, pitch, high)
+    return tuple(int(word) for word in words.view(np.int64))
+
+
+def of(matrix, columns: int, high: int) -> tuple[int, ...]:
+    """Return the map of the first `columns` of a C-contiguous 2-D device array."""
     itemsize, rows = matrix.dtype.itemsize, int(matrix.shape[0])
-    facts = memory.address(matrix), itemsize, columns, rows, int(matrix.shape[1]) * itemsize, high
-    # What was copied on a stream is there for what runs on it later, not for other streams.
-    key = (0, 0, facts) if simulated() else (cuda.get_current_device().id, int(stream), facts)
-    found = _kept.get(key)
-    if found is None:
-        found = _kept[key] = _upload(facts, stream)
-        while len(_kept) > KEPT:
-            _kept.pop(next(iter(_kept)), None)
-    return memory.keep(found)
-
-
-def _upload(facts, stream):
-    words = boxes.encode(*facts) if simulated() else encode(*facts)
-    room = memory.empty((2 * WORDS,), words.dtype, stream)
-    at = -memory.address(room) % ALIGNED // words.itemsize
-    placed = room[at : at + WORDS]
-    memory.send(placed, words, stream)
-    return placed
+    return parameters(memory.address(matrix), itemsize, columns, rows, int(matrix.shape[1]) * itemsize, high)

@@ -11,6 +11,7 @@ from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import hopper_step, memory, tensor_pack, tensor_tiles, tiles
+from numbadense._engine.cuda import room as rooms
 from numbadense._engine.cuda.tensor import CHUNKS, ELEMENTS, HALF, x_words
 from numbadense._engine.cuda.tensor_tiles import HALVES, PARTS
 from numbadense.errors import DeviceError, OptionError
@@ -72,7 +73,11 @@ class TensorLayer:
             how = tiles.explain(choose(self.precision, m, self.n_out), m, self.n_out, compiler.multiprocessors())
         return f"dense {self.n_in} -> {self.n_out}, {self.activation.name}, {self.precision} on tensor cores: {how}"
 
-    def run(self, x, out, stream) -> None:
+    def room(self, x) -> int:
+        """None is needed."""
+        return 0
+
+    def run(self, x, out, room, stream) -> None:
         """Fill out with ``activation(x @ w + b)``; x and out are float32, or uint32 with two halves each."""
         if not out.size:
             return
@@ -100,15 +105,19 @@ def choose(precision: str, m: int, n: int) -> tensor_tiles.TensorTile:
     return tiles.choose(candidates, m, n, compiler.multiprocessors())
 
 
-def prepare(w, b, activation, precision: str, stream, m: int = hopper_step.LEAST, halves=(False, False)):
+def prepare(
+    w, b, activation, precision: str, stream, make=rooms.made, m: int = hopper_step.LEAST, halves=(False, False)
+):
     """Return a step from float32 device arrays `w` ``(n_in, n_out)`` and `b`, for about `m` rows or more.
 
-    `halves` says whether x and out have 16 bits.  Hopper has a kernel of its own for layers that are large enough.
+    ``make(nbytes, stream)`` gives the memory for the weights as the kernel reads them.  `halves` says whether x and out
+    have 16 bits.  Hopper has a kernel of its own for layers that are large enough.
     """
     k, n = (int(size) for size in w.shape)
     if _has_hopper(m, k, n, precision):
-        return hopper_step.pack(w, b, activation, precision, stream)
-    packed = memory.empty(tensor_pack.shape(k, n, precision), WORD, stream)
+        return hopper_step.pack(w, b, activation, precision, stream, make)
+    shape = tensor_pack.shape(k, n, precision)
+    packed = make(rooms.bytes_of(shape, WORD) or rooms.BOUNDARY, stream).part(0, shape, WORD)
     if packed.size:
         kernel = compiler.tensor_weights(precision, halves[0])
         compiler.launch_one_dimensional(kernel, packed.size // 4, stream, w, packed)

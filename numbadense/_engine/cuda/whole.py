@@ -10,8 +10,7 @@ from numbadense import activations
 from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import fused_program, fused_tensor, fused_tiles, memory, tensor_program
 from numbadense._engine.cuda.primitives import CHUNK
-
-REMEMBERED = 256  # launches, by rows
+from numbadense._engine.cuda.remembered import recall
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,34 +57,38 @@ class Whole:
         """The programs there are."""
         return tuple(self._programs.values())
 
-    def run(self, x, out, stream) -> None:
+    def room(self, x) -> int:
+        """None is needed."""
+        return 0
+
+    def run(self, x, out, room, stream) -> None:
         """Fill out, ``(rows, n_out)``, from x: each network has as many of the rows."""
         self.run_each(x, out, out.shape[0] // self.networks, False, stream)
 
     def run_each(self, x, out, m: int, shares: bool, stream) -> None:
         """Fill out, ``(networks * m, n_out)``, from x, which has as many rows, or m if the networks share them."""
         key = m, memory.address(x) % CHUNK, memory.address(out) % CHUNK
-        planned = self._launches.get(key)
-        if planned is None:
-            if len(self._launches) >= REMEMBERED:
-                self._launches.clear()
-            planned = self._launches[key] = self._plan(x, out, m)
-        kernel, blocks, threads, shared, program, per = planned
+        kernel, blocks, threads, shared, program, per = recall(self._launches, key, self._plan)
         compiler.launch(kernel, blocks, threads, stream, program, x, out, m, per, int(shares), shared=shared)
 
     @functools.cached_property
     def _launches(self) -> dict:
-        return {}  # by rows, and whether x and out begin at a multiple of 16 bytes
+        return {}  # by rows, and where in 16 bytes x and out begin
 
-    def _plan(self, x, out, m: int) -> tuple:
-        """Return kernel, blocks, threads and shared memory for matrices, the program, blocks a network."""
+    def _plan(self, m: int, x_at: int, out_at: int) -> tuple:
+        """Return kernel, blocks, threads and shared memory for so many rows, the program, blocks a network.
+
+        `x_at` and `out_at` are where in 16 bytes the matrices begin.
+        """
         processors = compiler.multiprocessors()
         tile = fused_tiles.choose(self.tiles, m, self.networks, processors)
         streams, shared = self.divide(tile)
         layout = self.layout(tile, streams)
         if layout not in self._programs:
             self._programs[layout] = self.program(*layout)
-        kernel = self.kernel(tile, streams, (memory.in_chunks(x), memory.in_chunks(out)))
+        chunk = CHUNK // self.dtype.itemsize
+        in_chunks = x_at + self.n_in % chunk == 0, out_at + self.n_out % chunk == 0
+        kernel = self.kernel(tile, streams, in_chunks)
         per = fused_tiles.blocks_for_each(tile, m, self.networks, processors)
         return kernel, per * self.networks, tile.size, shared, self._programs[layout], per
 
@@ -160,21 +163,21 @@ def _upload(packed: np.ndarray):
     return program
 
 
-def of_stacked(weights, biases, chosen, dtype: np.dtype, precision: str | None = None) -> Whole | None:
-    """Return networks of one shape, or None where they do not fit: too wide, a layer of no width, an older device."""
-    shapes, capability = [w.shape[1:] for w in weights], compiler.capability()
-    width = max(max(shape) for shape in shapes)
-    if precision is None:
-        tiles = fused_tiles.tiles_of(capability, dtype.itemsize, width)
-    else:
-        tiles = fused_tiles.tensor_tiles_of(capability, width)
-    if not tiles or min(min(shape) for shape in shapes) == 0:
-        return None
+def fits(widths, dtype: np.dtype, precision: str | None = None) -> bool:
+    """Say whether networks of these widths, that of x too, have a kernel: on older devices none do."""
+    return min(widths) > 0 and max(widths) <= fused_tiles.widest(compiler.capability(), dtype.itemsize, precision)
+
+
+def of_stacked(weights, biases, chosen, dtype: np.dtype, precision: str | None = None) -> Whole:
+    """Return networks of one shape, which fit."""
+    width, capability = max(max(w.shape[1:]) for w in weights), compiler.capability()
     layers = tuple(
         (np.asarray(w, dtype), None if b is None else np.asarray(b, dtype), activations.get(entry))
         for w, b, entry in zip(weights, biases, chosen, strict=True)
     )
-    return Whole(layers, dtype, tiles, {}) if precision is None else TensorWhole(layers, dtype, tiles, {}, precision)
+    if precision is None:
+        return Whole(layers, dtype, fused_tiles.tiles_of(capability, dtype.itemsize, width), {})
+    return TensorWhole(layers, dtype, fused_tiles.tensor_tiles_of(capability, width), {}, precision)
 
 
 def room(dtype: np.dtype, precision: str | None = None) -> str:

@@ -34,7 +34,8 @@ __all__ = [
     "make_narrow",
     "make_registers",
     "make_sync_warp",
-    "map_fence",
+    "map_acquire",
+    "map_release",
     "power_of_two",
     "reciprocal",
     "store_four",
@@ -132,8 +133,9 @@ barrier_wait = _operation(
     types.uint32,
     types.uint32,
 )
-# A map is written by a copy from the host: this lets the unit that copies boxes see it (fence.proxy.tensormap).
-map_fence = _operation("fence.proxy.tensormap::generic.acquire.sys [$0], 128;", "l", types.int64)
+# Who writes a map lets go of it, and who copies by it takes it: then the unit that copies boxes sees what was written.
+map_release = _instruction("fence.proxy.tensormap::generic.release.gpu;")
+map_acquire = _operation("fence.proxy.tensormap::generic.acquire.gpu [$0], 128;", "l", types.int64)
 copy_box = _operation(
     "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [$0], [$1, {$2, $3}], [$4];",
     "rlrrr",

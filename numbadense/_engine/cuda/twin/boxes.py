@@ -47,7 +47,7 @@ class Shared:
     def __init__(self, size):
         self.bytes = np.full(UNALIGNED + size, 0xFF, np.uint8)
         self.lock = threading.RLock()
-        self.barriers, self.meetings, self.groups, self.warps, self.maps, self.met = {}, {}, {}, {}, set(), {}
+        self.barriers, self.meetings, self.groups, self.warps, self.maps, self.met = {}, {}, {}, {}, {}, {}
 
     def place(self, address, size, aligned):
         """Return a part of the memory."""
@@ -183,9 +183,17 @@ def barrier_wait(address, parity):
         _until(barrier.changed, complete, f"nobody completes phase {barrier.phase} of the barrier at {address}")
 
 
-def map_fence(address):
-    """Let this thread's copies see a map."""
-    shared_of_block().maps.add((number_of_thread(), address))
+def map_release():
+    """Let go of the maps that this thread has written."""
+    shared_of_block().maps.setdefault(number_of_thread(), {})
+
+
+def map_acquire(address):
+    """Let this thread's copies see a map as it is now."""
+    released = shared_of_block().maps.get(number_of_thread())
+    assert released is not None, "who wrote the map has not let go of it"
+    assert address % 64 == 0, "a map is not aligned"
+    released[address] = ctypes.string_at(address, 8 * WORDS)
 
 
 def encode(address, itemsize, columns, rows, pitch, high):
@@ -205,9 +213,9 @@ def swizzled(addresses):
 def copy_box(target, tensor_map, column, row, barrier):
     """Begin the copy of a box: zeros beyond the matrix."""
     shared = shared_of_block()
-    assert (number_of_thread(), tensor_map) in shared.maps, "the map has not been shown to copies"
-    assert tensor_map % 64 == 0, "a map is not aligned"
-    words = np.frombuffer(ctypes.string_at(tensor_map, 8 * WORDS), np.uint64).astype(np.int64).tolist()
+    seen = shared.maps.get(number_of_thread(), {}).get(tensor_map)
+    assert seen is not None, "the map has not been shown to copies"
+    words = np.frombuffer(seen, np.uint64).astype(np.int64).tolist()
     kind, address, itemsize, columns, rows, pitch, wide, high = words[:8]
     assert kind == MAP, "there is no map"
     box = np.zeros((high, wide * itemsize), np.uint8)
