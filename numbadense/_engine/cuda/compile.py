@@ -16,21 +16,13 @@ from numbadense._engine.cuda import forward_warp as forward_warp_module
 from numbadense._engine.cuda import fused as fused_module
 from numbadense._engine.cuda import fused_tensor as fused_tensor_module
 from numbadense._engine.cuda import rowwise as rowwise_module
+from numbadense._engine.cuda.current import capability, multiprocessors, target
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.program import FOUR, code_of
 
+__all__ = ["capability", "multiprocessors", "target"]  # of the device that is current: see `current`
+
 NO_CODE = -1  # of an activation
-
-
-@functools.cache
-def target() -> tiles.Target:
-    """Return the shapes for the current device, or for the simulator."""
-    return tiles.target(capability())
-
-
-def capability() -> tuple[int, int] | None:
-    """Return the compute capability of the current device, or None in the simulator."""
-    return None if simulated() else tuple(cuda.get_current_device().compute_capability)
 
 
 def _device(function):
@@ -76,12 +68,6 @@ def _kernel(function, threads=None, resident=None):
     if simulated():
         return cuda.jit(function)
     return cuda.jit(function, lto=False, **({"launch_bounds": (threads, resident)} if threads else {}))
-
-
-@functools.cache
-def multiprocessors() -> int:
-    """Return how many multiprocessors the device has; the simulator claims two."""
-    return 2 if simulated() else cuda.get_current_device().MULTIPROCESSOR_COUNT
 
 
 @functools.cache
