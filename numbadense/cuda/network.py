@@ -40,7 +40,7 @@ class DeviceSequential:
     capability 8.0 and later: each block takes rows through all layers, and between them the activations do not leave
     the multiprocessor. So do two layers and more, one after the other, that are as narrow in a network that is not. The
     other layers are launches of their own, and the activations stay on the device. Either way the outputs have the same
-    bits, unless a `precision` or `split_k` is asked for.
+    bits, unless a `precision` or `split_k` is asked for, or the last activation is softmax or log_softmax.
 
     A call with contiguous arrays of the network's dtype on the device is one launch for each step that :meth:`explain`
     names; :meth:`bind` makes them one.  Large NumPy arrays go to the device and back in batches, copied

@@ -16,13 +16,16 @@ from numbadense._engine.cuda import forward_warp as forward_warp_module
 from numbadense._engine.cuda import fused as fused_module
 from numbadense._engine.cuda import fused_tensor as fused_tensor_module
 from numbadense._engine.cuda import rowwise as rowwise_module
+from numbadense._engine.cuda import softmax as softmax_module
 from numbadense._engine.cuda.current import capability, multiprocessors, target
 from numbadense._engine.cuda.device import simulated
+from numbadense._engine.cuda.primitives import WARP
 from numbadense._engine.cuda.program import FOUR, code_of
 
 __all__ = ["capability", "multiprocessors", "target"]  # of the device that is current: see `current`
 
 NO_CODE = -1  # of an activation
+ROW_WARPS = 2 if simulated() else 8  # of a block of the kernels of softmax
 
 
 def _device(function):
@@ -80,6 +83,19 @@ def elementwise(activation, dtype: np.dtype):
 def rowwise(activation):
     """Return the kernel of a row-wise activation: ``rowwise(x, out)``."""
     return _kernel(rowwise_module.make_rowwise(scalar(activation)))
+
+
+@functools.cache
+def softmax(logarithm: bool, dtype: np.dtype, count: int):
+    """Return the kernel of softmax, or its logarithm, for rows of so many numbers a thread, or 0 for longer ones."""
+    make, size = (softmax_module.make_held, count) if count else (softmax_module.make_walked, ROW_WARPS)
+    kernel = make(size, logarithm, dtype, _inlined, *_logarithmic())
+    return _kernel(kernel, ROW_WARPS * WARP, softmax_module.RESIDENT[dtype.itemsize])
+
+
+def _logarithmic():
+    """Return exp and log1p."""
+    return (scalar_math.exp, scalar_math.log1p) if simulated() else map(_vocabulary().get, ("exp", "log1p"))
 
 
 @functools.cache
@@ -170,10 +186,9 @@ def forward(width: int, chosen: tuple):
 @functools.cache
 def forward_warp(width: int, rows: int, chosen: tuple):
     """Return the device function ``forward(program, x, out)`` that a warp calls together, for `rows` rows at once."""
-    exp, log1p = (scalar_math.exp, scalar_math.log1p) if simulated() else map(_vocabulary().get, ("exp", "log1p"))
     codes = {entry.name: code_of(entry) for entry in chosen}
     registers = _registers()
-    row = registers[0], codes.get("softmax", NO_CODE), codes.get("log_softmax", NO_CODE), exp, log1p
+    row = registers[0], codes.get("softmax", NO_CODE), codes.get("log_softmax", NO_CODE), *_logarithmic()
     parts = (
         forward_module.make_choice(_inlined, _by_code(_each(chosen))),
         _inlined(forward_warp_module.make_rowwise(width, rows, *row)),
@@ -261,3 +276,15 @@ def _launcher():
 def launch_one_dimensional(kernel, work: int, stream, *arguments) -> None:
     """Run a kernel that walks its work in strides of the grid."""
     launch(kernel, min(target().blocks, -(-work // target().threads)), target().threads, stream, *arguments)
+
+
+def launch_rowwise(activation, stream, x, out) -> None:
+    """Apply a row-wise activation to a C-contiguous matrix with a column at least, in place if out is x."""
+    m, n = x.shape
+    if activation not in (activations.REGISTRY["softmax"], activations.REGISTRY["log_softmax"]):
+        launch_one_dimensional(rowwise(activation), m, stream, x, out)
+        return
+    count = softmax_module.numbers(n, x.dtype)
+    blocks = min(target().blocks, -(-m // ROW_WARPS) if count else m)
+    kernel = softmax(activation.name == "log_softmax", x.dtype, count)
+    launch(kernel, blocks, ROW_WARPS * WARP, stream, x, out)

@@ -117,7 +117,7 @@ class HopperLayer:
         maps = room.part(0, (blocks * MAPS,), INT64)
         compiler.launch(kernel, blocks, tile.size, stream, *operands, maps, self.b, out, self.n_in, shared=tile.shared)
         if self.activation.rowwise:
-            compiler.launch_one_dimensional(compiler.rowwise(self.activation), m, stream, out, out)
+            compiler.launch_rowwise(self.activation, stream, out, out)
 
 
 def _maps() -> int:

@@ -174,7 +174,7 @@ def activate(activation: activations.Activation, x, out, stream):
             same = result.target.view is not None and memory.address(result.target.view) == memory.address(source)
             buffer = result.buffer(rows, columns, () if same else (source,))
         if activation.rowwise:
-            compiler.launch_one_dimensional(compiler.rowwise(activation), rows, stream, source, buffer)
+            compiler.launch_rowwise(activation, stream, source, buffer)
         else:
             flat = source.reshape(x.like.size), buffer.reshape(x.like.size)
             chunks = -(-x.like.nbytes // CHUNK)

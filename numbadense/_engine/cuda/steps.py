@@ -105,7 +105,7 @@ class Layer:
         if parts:
             compiler.launch_one_dimensional(compiler.gather(self.activation), out.size, stream, sums, self.b, out)
         if self.activation.rowwise:
-            compiler.launch_one_dimensional(compiler.rowwise(self.activation), out.shape[0], stream, out, out)
+            compiler.launch_rowwise(self.activation, stream, out, out)
 
     def _plan(self, m: int, x_at: int, out_at: int) -> tuple:
         """Return kernel, blocks and threads for so many rows, and how many parts of sums are to be added then.

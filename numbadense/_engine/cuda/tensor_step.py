@@ -89,7 +89,7 @@ class TensorLayer:
         shared = tile.shared(self.precision, words) * WORD.itemsize
         compiler.launch(kernel, tile.blocks(m, n), tile.size, stream, x, self.w, self.b, out, shared=shared)
         if self.activation.rowwise:
-            compiler.launch_one_dimensional(compiler.rowwise(self.activation), m, stream, out, out)
+            compiler.launch_rowwise(self.activation, stream, out, out)
 
 
 def _form(matrix) -> str:
