@@ -7,6 +7,7 @@ import gpu_bench
 import numpy as np
 from numba import cuda
 
+from numbadense._engine.cuda import compile as compiler
 from numbadense._engine.cuda import device, hopper_step, memory
 from numbadense._engine.cuda import room as rooms
 from numbadense.errors import DeviceError
@@ -22,6 +23,9 @@ def hopper(bench):
     capability = None if device.simulated() else tuple(cuda.get_current_device().compute_capability)
     if not hopper_step.supported(8192, 8192, 8192, "bf16", capability):
         bench.absent("hopper", DeviceError(f"the device has compute capability {capability}"))
+        return
+    if capability is not None and compiler.written() < hopper_step.PTX:
+        bench.absent("hopper", DeviceError(f"the compiler writes PTX {compiler.written()}"))
         return
     gpu_bench.quick_turns(2e-5)
     tiles = [hopper_step.choose(0), hopper_step.choose(hopper_step.DEEP)]

@@ -1,6 +1,7 @@
 """The only CUDA module that calls ``cuda.jit``: kernels by activation and dtype, and their launch."""
 
 import functools
+import re
 import types
 import warnings
 
@@ -26,6 +27,18 @@ __all__ = ["capability", "multiprocessors", "target"]  # of the device that is c
 
 NO_CODE = -1  # of an activation
 ROW_WARPS = 2 if simulated() else 8  # of a block of the kernels of softmax
+
+
+@functools.cache
+def written() -> tuple[int, int]:
+    """Return the version of PTX that the installed compiler writes, which says what instructions it may have."""
+
+    def nothing():
+        """Do nothing."""
+
+    ptx, _ = cuda.compile_ptx(nothing, (), cc=(8, 0))
+    major, minor = re.search(r"^\.version (\d+)\.(\d+)", ptx, re.MULTILINE).groups()
+    return int(major), int(minor)
 
 
 def _device(function):
