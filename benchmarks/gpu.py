@@ -45,6 +45,7 @@ import gpu_tensor
 import gpu_warp
 import harness
 from numba import cuda
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -237,7 +238,7 @@ def table(found):
     """Return the table of the bars."""
     machine = found.get("machine", {})
     title = f"{machine.get('gpu', 'the simulator: no times')}, {found['seconds']:.0f} s"
-    made = Table(title=title, title_justify="left")
+    made = Table(title=title, title_justify="left", box=box.ASCII)
     for name in ("work", "case", "bar", "measured", "met"):
         made.add_column(name, overflow="fold")
     before = None

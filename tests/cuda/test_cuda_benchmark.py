@@ -133,9 +133,9 @@ def test_the_table_says_which_bars_are_met(run, tmp_path):
     done, found = run("--dry-run", "--only", "right", script=script)
     decided = {entry["bar"]: entry["met"] for entry in found["bars"] if entry["figure"] is not None}
     assert decided == {"vmap": True, "bmm": False, "float32": False}
-    lines = [line.split("│")[-3:-1] for line in done.stdout.splitlines() if "│" in line]
-    assert [word.strip() for word in lines[[figure.strip() for figure, _ in lines].index("6")]] == ["6", "yes"]
-    assert [word.strip() for word in lines[[figure.strip() for figure, _ in lines].index("1e-05")]] == ["1e-05", "NO"]
+    lines = [[word.strip() for word in line.split("|")] for line in done.stdout.splitlines() if "|" in line]
+    met = {tuple(line[-3:-1]) for line in lines}
+    assert {("6", "yes"), ("1", "NO"), ("1e-05", "NO"), ("-", "?")} <= met
 
 
 def test_times_are_not_taken_in_the_simulator(run):
