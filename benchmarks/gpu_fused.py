@@ -1,8 +1,8 @@
 """Whole networks in one launch, and populations, beside PyTorch's: a section of ``benchmarks/gpu.py``.
 
 ``predicted`` is a lower bound of the seconds a call takes, from what the kernel has to do: bytes from and to memory,
-multiply-adds at the share of the inner loop, and, on tensor cores, two operations of the special-function units for
-each sigmoid or tanh.  The rates are those of `gpu_bench`: measured, or by the clock of the device.
+multiply-adds at the share of the inner loop, and, on tensor cores, three operations of the special-function units for
+two sigmoids or tanh.  The rates are those of `gpu_bench`: measured, or by the clock of the device.
 """
 
 import itertools
@@ -52,6 +52,18 @@ def checked(out, expected, rows, precision):
     return error
 
 
+def keeps_apart(bench, net, on_device, precision):
+    """Fail unless NaN makes a row NaN, infinity what it should, and neither changes another row."""
+    x = bench.rng.standard_normal((8, net.layers[0].n_in), np.float32)
+    before = on_device(x)
+    x[3, 0], x[5, 0] = np.nan, np.inf
+    after = on_device(x)
+    others = np.delete(np.arange(8), [3, 5])
+    assert np.isnan(after[3]).all() and (after[others] == before[others]).all(), "rows are not kept apart"
+    expected = net.astype("float64")(x[5:6].astype(np.float64))
+    assert np.linalg.norm(after[5:6] - expected) <= ALLOWED[precision] * np.linalg.norm(net.layers[-1].w)
+
+
 def predicted(rates, rows, widths, precision, special, weights=0):
     """Return the least seconds for so many rows and bytes of weights; `special`: activations need those units."""
     products = rows * sum(k * n for k, n in itertools.pairwise(widths))
@@ -59,7 +71,7 @@ def predicted(rates, rows, widths, precision, special, weights=0):
     if precision is None:
         seconds.append(2 * products / (0.94 * rates["float32"]))
     else:
-        seconds += [2 * products / rates["tensor"], 2 * special * rows * sum(widths[1:-1]) / rates["special"]]
+        seconds += [2 * products / rates["tensor"], 1.5 * special * rows * sum(widths[1:-1]) / rates["special"]]
     return max(seconds)
 
 
@@ -72,6 +84,8 @@ def network(bench, widths, m, precision, name, barred=False):
     rows = np.unique(np.r_[0, m - 1, bench.rng.integers(0, m, 30)])
     exact = net.astype("float64")(x.copy_to_host()[rows].astype(np.float64))
     error = checked(out, exact, rows, precision)
+    if name == "sigmoid":
+        keeps_apart(bench, net, on_device, precision)
     least, form = predicted(bench.rates, m, widths, precision, name == "sigmoid"), precision or "float32"
     facts = {"predicted": least, "kernel": str(on_device), "format": form}
     engines, bars = {"ours": lambda: on_device(x, out)}, {}

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from device_code import assert_together
 from device_needs import CAPABILITY, NEEDED, absent
 
 import numbadense as nd
@@ -102,6 +103,13 @@ def compile_ptx():
     if importlib.util.find_spec("numba_cuda") is None:
         absent("ptx", "numba-cuda is not installed")
     from numba import cuda, from_dtype, types
+    from numba.cuda.cudadrv import nvvm
+
+    compile_ir = nvvm.compile_ir
+
+    def checked(codes, **options):
+        assert_together("\n".join([codes] if isinstance(codes, str) else codes))
+        return compile_ir(codes, **options)
 
     def compiled(kernel, *arrays, capability=CAPABILITY, **options):
         return cuda.compile_ptx(kernel, tuple(map(type_of, arrays)), cc=capability, **options)[0]
@@ -118,4 +126,6 @@ def compile_ptx():
         compiled(nothing, ("float32", 1))
     except Exception as error:
         absent("ptx", f"the CUDA compiler libraries NVVM and NVRTC cannot be used: {str(error).splitlines()[0]}")
-    return compiled
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nvvm, "compile_ir", checked)
+        yield compiled

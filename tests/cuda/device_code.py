@@ -11,6 +11,15 @@ from pathlib import Path
 
 from device_needs import absent
 
+ASSEMBLY = re.compile(r"call[^\n]* asm (?:sideeffect)? *\"([^\"]*)\", \"[^\n]*?( convergent)?$", re.MULTILINE)
+TOGETHER = re.compile(r"\b(wg?mma|mma|(ld|st)matrix|m?bar(rier)?|shfl|vote|match|redux|elect|setmaxnreg)\.")
+
+
+def assert_together(code):
+    """Fail unless each call of assembly that threads have to come to together is convergent in LLVM's code."""
+    for text, convergent in ASSEMBLY.findall(code):
+        assert convergent or not TOGETHER.search(text), f"not convergent: {text}"
+
 
 @dataclass(frozen=True)
 class Code:

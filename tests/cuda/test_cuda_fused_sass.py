@@ -105,12 +105,14 @@ def test_heavy_activations_cost_the_largest_tile_no_register(code_of, capability
 
 @pytest.mark.parametrize("tile", [tile for tile in WIDE if tile.warps > 1], ids=str)
 def test_a_layer_on_tensor_cores_is_its_products_and_activations_and_little_else(code_of, tile):
-    _, code = code_of(MEASURED, tile, "bf16", ("identity", "sigmoid"), False)
+    _, code = code_of(MEASURED, tile, "bf16", ("identity", "sigmoid", "tanh"), False)
     groups = tile.width // 16
     products, sums = 2 * tile.parts * groups**2, 8 * tile.parts * groups
     layer = step(code, "HMMA", products)
     assert layer["HMMA"] == products
-    assert layer["MUFU"] == 2 * sums, "a sigmoid is a power and a reciprocal"
+    assert layer["MUFU"] == 2 * (3 * sums // 2), "two sigmoids are two powers and one reciprocal, two tanh as well"
+    assert layer["FMNMX"] == (2 + 1) * sums, "what keeps NaN and infinity from the other of the two"
+    assert layer["FFMA"] == 2 * sums and not layer["FSETP"]
     assert layer["F2FP"] == sums // 2, "two numbers are rounded at once"
     assert layer["LDS"] <= groups**2 + groups + 6, "weights come 16 bytes at a time, the biases too"
 

@@ -15,10 +15,10 @@ from numbadense._engine.cuda.fused_tiles import TENSOR_TABLE, choose, tensor_til
 from numbadense.activations import REGISTRY
 
 TILES = TENSOR_TABLE["simulator"]
-NAMES = ("identity", "relu", "sigmoid", "softmax")
+NAMES = ("identity", "relu", "sigmoid", "tanh", "softmax")
 KNOWN = tuple(REGISTRY[name] for name in NAMES)
 UNIT = {"bf16": 2.0**-8, "fp16": 2.0**-11}  # half the spacing of the numbers around 1, relative to the smaller of them
-QUICK = 6e-5  # the relative error of an activation in few instructions
+QUICK, MIDDLE = 6e-5, 1e-6  # the errors of an activation in few instructions, relative and near a zero in the middle
 POISON = np.float32(-1 / 3)
 GUARD = 16
 
@@ -54,7 +54,7 @@ def bounded(x, weights, biases, names, precision):
         if entry.rowwise:  # in the maximum norm, and for the rounding of a sum
             far = np.repeat(wrong.max(axis=1, keepdims=True), z.shape[1], axis=1) * entry.lipschitz + 1e-6
         else:
-            far = wrong * entry.lipschitz + QUICK * np.abs(exact)
+            far = wrong * entry.lipschitz + QUICK * np.abs(exact) + MIDDLE
     return exact, far
 
 
@@ -166,6 +166,27 @@ def test_what_is_not_finite_stays_in_its_row_and_padding_makes_none_of_it():
     np.testing.assert_array_equal(out[others], finite[others])
     assert np.isnan(out[1]).all()
     np.testing.assert_array_equal(out[9], biases[1][0])  # relu of minus infinity
+
+
+@pytest.mark.parametrize("tile", TILES, ids=str)
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_columns_that_are_activated_together_keep_their_own_infinities_and_nan(tile, name):
+    """Beside the third column of three there is padding, which infinite inputs make NaN."""
+    rng = np.random.default_rng(6)
+    weights, biases = layers_of((3, 5, 3, 3))
+    weights[0], weights[1] = np.abs(weights[0]), np.abs(weights[1]) * [1, -1, 1]
+    weights, biases = [w.astype(np.float32) for w in weights], [np.zeros_like(b) for b in biases]
+    x = rng.normal(size=(11, 3)).astype(np.float32)
+    x[4] = np.inf
+    steep = {"sigmoid": (1, 0, 1), "tanh": (1, -1, 1)}[name]
+    out = run(tile, "fp16", (weights, biases), ("relu", name, "identity"), x, 11)
+    np.testing.assert_allclose(out[4], steep @ weights[2][0].astype(np.float16).astype(np.float64), atol=1e-5)
+    assert np.isfinite(out).all()
+    weights[1][0, :, 1] = 1, -1, 0, 0, 0  # the second column is NaN now, and its neighbour is not
+    last = run(tile, "fp16", (weights[:2], biases[:2]), ("relu", name), x, 11)
+    np.testing.assert_array_equal(last[4], [1, np.nan, 1])
+    hidden = run(tile, "fp16", (weights, biases), ("relu", name, "identity"), x, 11)
+    assert np.isnan(hidden[4]).all() and np.isfinite(np.delete(hidden, 4, axis=0)).all()
 
 
 def network(widths, names, dtype=np.float32):

@@ -1,5 +1,7 @@
 """Tensor cores' primitives: the fragments of the PTX ISA, in the simulator; their instructions, assembled."""
 
+import re
+
 import numpy as np
 import pytest
 from device_code import assemble
@@ -186,6 +188,22 @@ def test_a_product_is_one_instruction(compile_ptx, tmp_path, capability, kind, n
     code = assemble(compile_ptx(kernel, ("uint32", 2), ("uint32", 2), ("float32", 2), capability=capability), tmp_path)
     assert [each for each in code.instructions if each.startswith("HMMA")] == [name]
     assert code.local == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "arrays", "name"),
+    [(lambda: kernel_of("bf16"), ("uint32", "uint32", "float32"), "mma"), (loader, ("uint16", "uint32"), "ldmatrix")],
+    ids=["mma", "ldmatrix"],
+)
+def test_the_compiler_is_told_what_a_warp_does_together(compile_ptx, monkeypatch, make, arrays, name):
+    """As it is of every kernel that `compile_ptx` compiles, in all tests: this one shows that it would notice."""
+    from numbadense._engine.cuda.ptx import assembly
+
+    given = [(array, 1 if array == "uint16" else 2) for array in arrays]
+    compile_ptx(make(), *given)
+    monkeypatch.setattr(assembly, "TOGETHER", re.compile("never"))
+    with pytest.raises(AssertionError, match=f"not convergent: {name}.sync.aligned"):
+        compile_ptx(make(), *given)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)

@@ -75,6 +75,22 @@ def quick_scalar(activation):
     return jit(scalar_math.bind(activation.function, others | found))
 
 
+@functools.cache
+def quick_pair(activation):
+    """Return an activation of two numbers in float32, ``f((x, y))``, as a device function in few instructions."""
+    jit = (lambda function: function) if simulated() else _device
+    primitives = hopper.primitives
+    found = quick.pairs(jit, primitives.power_of_two, primitives.reciprocal, primitives.larger)
+    if quick.consists_of(activation.function, found):
+        return jit(scalar_math.bind(activation.function, found))
+    scalar = quick_scalar(activation)
+
+    def pair(both):
+        return scalar(both[0]), scalar(both[1])
+
+    return jit(pair)
+
+
 def _kernel(function, threads=None, resident=None):
     """Compile a kernel whose blocks have `threads` threads, with registers for `resident` on a multiprocessor.
 
@@ -245,20 +261,20 @@ def fused_tensor(tile, precision: str, chosen: tuple, streamed: bool, in_chunks:
     sums = tile.parts * fused_tensor_module.TILE * tile.width // 32
 
     def make_each(entry):
-        return fused_tensor_module.make_each(_inlined, quick_scalar(entry), 0, sums)
+        return fused_tensor_module.make_each(_inlined, quick_pair(entry), 0, sums)
 
-    each, whole = _choices(chosen, make_each)
+    each, whole = _choices(chosen, make_each, known=True)
     make = fused_tensor_module.make_fused
     mma, pack = fused_tensor_module.HALVES[precision]
     whole = whole if any(entry.rowwise for entry in chosen) else None
     return _kernel(make(tile, mma, pack, _inlined, each, whole, streamed, *in_chunks), tile.size, tile.resident)
 
 
-def _choices(chosen: tuple, make_each=None):
+def _choices(chosen: tuple, make_each=None, known=False):
     """Return what applies an element-wise activation to registers, and a row-wise one to a row, by its code."""
     each = _each(chosen, make_each)
     whole = [(code_of(entry), scalar(entry)) for entry in chosen if entry.rowwise] or each[:1]
-    return [forward_module.make_choice(_inlined, _by_code(part)) for part in (each, whole)]
+    return [forward_module.make_choice(_inlined, _by_code(part), known) for part in (each, whole)]
 
 
 def _load_four(array, index):

@@ -88,15 +88,16 @@ def make_each(scalar):
     return each
 
 
-def make_choice(device, functions):
+def make_choice(device, functions, known=False):
     """Return ``choose(code, values)``: the one of `functions`, (code, function) by ascending codes, over `values`.
 
-    A code that is not among them makes all values NaN.  The codes are halved until one is left: a switch in branches
-    that all threads of a warp take together.
+    A code that is not among them makes all values NaN, unless it is `known` that there is none: the compiler would have
+    the NaN in registers before it looks at the code.  The codes are halved until one is left: a switch in branches that
+    all threads of a warp take together.
     """
     (code, function), middle = functions[0], len(functions) // 2
     if middle:
-        low, high = make_choice(device, functions[:middle]), make_choice(device, functions[middle:])
+        low, high = (make_choice(device, part, known) for part in (functions[:middle], functions[middle:]))
         edge = functions[middle][0]
 
         def choose(code, values):
@@ -108,7 +109,7 @@ def make_choice(device, functions):
         return device(choose)
 
     def only(given, values):
-        if given == code:
+        if known or given == code:
             function(values)
         else:
             for j in range(values.size):

@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from numbadense.scalar_math import bind
+
 LOG2_E = np.float32(1 / math.log(2))
 DENSITY = np.float32(-0.5 / math.log(2))  # exp(-t**2 / 2) = 2**(DENSITY t**2)
 SLOPE = np.float32(0.38)
@@ -19,6 +21,7 @@ MILLS = tuple(
     for c in (0.15122512307082595, 0.15783084938863012, 0.09197292130123864, 0.18888718656074746, -0.08993367960627865)
 )
 FAR = np.float32(40)
+SMALL, LARGE = np.float32(2.0**-124), np.float32(2.0**124)
 LEAST = np.float32(-1000)
 
 
@@ -44,7 +47,8 @@ def vocabulary(jit, power_of_two, reciprocal) -> dict:
 
     def tanh(x):
         t = power_of_two(abs(x) * (-two * log2_e))
-        return math.copysign((one - t) * reciprocal(one + t), x)
+        part = reciprocal(one + t)
+        return math.copysign(part - t * part, x)
 
     def tail(t):
         u = reciprocal(one + slope * t)
@@ -66,3 +70,53 @@ def vocabulary(jit, power_of_two, reciprocal) -> dict:
         word.__name__: jit(word) for word in (exp, scaled_exp, logistic, scaled_logistic, tanh, weighted_tail, ndtr)
     }
     return found | {"logistic_high": found["logistic"], "tanh_high": found["tanh"]}
+
+
+def pairs(jit, power_of_two, reciprocal, larger) -> dict:
+    """Return the words that have a form for two numbers, ``word((x, y))``, by name: 1.5 special operations for each.
+
+    The two share a reciprocal, for 1/p and 1/q are q r and p r with ``r = 1 / (p q)``.  Neither changes the other but
+    in its last bits.  Divisors are kept finite, and numbers, by the smaller of two, which is the one that is a number;
+    so the logistic function is 2**-124 at least.  NaN comes back by the `larger` of two, which is NaN if one is.
+    """
+    log2_e, small, large = LOG2_E, SMALL, LARGE
+    one, two = (np.float32(number) for number in (1, 2))
+
+    def divisor(x):
+        p = small * power_of_two(-x * log2_e) + small  # from 2**-124 to 1: the product of two stays a normal number
+        return p if p < one else one
+
+    divisor_of = jit(divisor)
+
+    def logistic(both):
+        x, y = both
+        p, q = divisor_of(x), divisor_of(y)
+        r = reciprocal(p * large * q)
+        return larger(q * r, -abs(x)), larger(p * r, -abs(y))
+
+    def tanh(both):
+        x, y = both
+        t, u = power_of_two(abs(x) * (-two * log2_e)), power_of_two(abs(y) * (-two * log2_e))
+        p, q = one + t, one + u
+        p, q = p if p < two else two, q if q < two else two
+        r = reciprocal(p * q)
+        p, q = q * r, p * r
+        return math.copysign(p - t * p, x), math.copysign(q - u * q, y)
+
+    found = {word.__name__: jit(word) for word in (logistic, tanh)}
+    return found | {"logistic_high": found["logistic"], "tanh_high": found["tanh"]}
+
+
+class _Unknown:
+    """A number of which nothing is known, and nothing can be asked."""
+
+    __eq__ = __ne__ = __bool__ = __hash__ = None
+
+
+def consists_of(function, words) -> bool:
+    """Say whether a scalar function does nothing but say some of these `words`, one after another."""
+    try:
+        bind(function, dict.fromkeys(words, lambda x: x))(_Unknown())
+    except Exception:
+        return False
+    return True

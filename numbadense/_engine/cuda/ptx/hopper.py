@@ -11,6 +11,7 @@ from numba import cuda
 from numba.core import cgutils, types
 from numba.cuda.extending import intrinsic
 
+from numbadense._engine.cuda.ptx.assembly import assemble
 from numbadense._engine.cuda.ptx.memory import I32, I64, SHARED, elements, pointer, special
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "copy_box",
     "descriptor",
     "float32",
+    "larger",
     "load_four",
     "make_dynamic",
     "make_local",
@@ -65,20 +67,13 @@ def make_local(jit, size, element):
     return jit(registers)
 
 
-def _assemble(builder, kind, text, constraints, values, together=True):
-    """Call inline assembly; what threads do `together` the compiler must not move into a branch, or duplicate."""
-    kind = ir.FunctionType(kind, [value.type for value in values])
-    code = ir.InlineAsm(kind, text, constraints, side_effect=together)
-    return builder.call(code, values, attrs=("convergent",) if together else ())
-
-
 def _instruction(text):
     """Return the function that emits one instruction without operands."""
 
     @intrinsic
     def instruction(typing_context):
         def generate(context, builder, signature, arguments):
-            _assemble(builder, ir.VoidType(), text, "~{memory}", ())
+            assemble(builder, ir.VoidType(), text, "~{memory}")
 
         return types.void(), generate
 
@@ -94,7 +89,7 @@ def _operation(text, constraints, *kinds):
             given = signature.args[0].types
             values = [builder.extract_value(arguments[0], q) for q in range(len(kinds))]
             cast = [context.cast(builder, v, t, kind) for v, t, kind in zip(values, given, kinds, strict=True)]
-            _assemble(builder, ir.VoidType(), text, ",".join((*constraints, "~{memory}")), cast)
+            assemble(builder, ir.VoidType(), text, ",".join((*constraints, "~{memory}")), cast)
 
         return types.void(types.StarArgTuple(operands)), generate
 
@@ -229,7 +224,7 @@ def make_multiply(columns, kind, depth, lanes):
 
 
 def _through(builder, text, constraints, values, held):
-    found = _assemble(builder, ir.LiteralStructType([F32] * len(held)), text, constraints, values)
+    found = assemble(builder, ir.LiteralStructType([F32] * len(held)), text, constraints, values)
     for q, place in enumerate(held):
         builder.store(builder.extract_value(found, q), place)
 
@@ -258,7 +253,7 @@ def store_two(typing_context, address, registers, at):
     def generate(context, builder, signature, arguments):
         first = pointer(context, builder, signature, arguments, 1)
         values = [arguments[0], *(builder.load(place) for place in elements(first, 2, builder))]
-        _assemble(builder, ir.VoidType(), "st.shared.v2.f32 [$0], {$1, $2};", "r,f,f,~{memory}", values)
+        assemble(builder, ir.VoidType(), "st.shared.v2.f32 [$0], {$1, $2};", "r,f,f,~{memory}", values)
 
     return types.void(types.uint32, registers, at), generate
 
@@ -302,7 +297,7 @@ def load_four(typing_context, registers, at, address):
 
     def generate(context, builder, signature, arguments):
         text, constraints = "ld.shared.v4.f32 {$0, $1, $2, $3}, [$4];", "=f,=f,=f,=f,r,~{memory}"
-        found = _assemble(builder, ir.LiteralStructType([F32] * 4), text, constraints, (arguments[2],))
+        found = assemble(builder, ir.LiteralStructType([F32] * 4), text, constraints, (arguments[2],))
         for q, place in enumerate(elements(pointer(context, builder, signature, arguments, 0), 4, builder)):
             builder.store(builder.extract_value(found, q), place)
 
@@ -317,7 +312,7 @@ def make_narrow(kind):
     def narrow(typing_context, x):
         def generate(context, builder, signature, arguments):
             number = context.cast(builder, arguments[0], signature.args[0], types.float32)
-            return _assemble(builder, ir.IntType(16), f"cvt.rn.{name}.f32 $0, $1;", "=h,f", (number,), False)
+            return assemble(builder, ir.IntType(16), f"cvt.rn.{name}.f32 $0, $1;", "=h,f", (number,), side_effect=False)
 
         return types.uint16(x), generate
 
@@ -329,7 +324,7 @@ def _approximate(name):
     def approximate(typing_context, x):
         def generate(context, builder, signature, arguments):
             number = context.cast(builder, arguments[0], signature.args[0], types.float32)
-            return _assemble(builder, F32, f"{name}.approx.ftz.f32 $0, $1;", "=f,f", (number,), False)
+            return assemble(builder, F32, f"{name}.approx.ftz.f32 $0, $1;", "=f,f", (number,), side_effect=False)
 
         return types.float32(x), generate
 
@@ -338,3 +333,13 @@ def _approximate(name):
 
 power_of_two = _approximate("ex2")  # 2**x
 reciprocal = _approximate("rcp")  # 1/x
+
+
+@intrinsic
+def larger(typing_context, x, y):
+    """Return the larger of two float32, or NaN if one is."""
+
+    def generate(context, builder, signature, arguments):
+        return assemble(builder, F32, "max.NaN.f32 $0, $1, $2;", "=f,f,f", arguments, side_effect=False)
+
+    return types.float32(types.float32, types.float32), generate

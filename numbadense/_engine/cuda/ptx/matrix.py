@@ -10,6 +10,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.cuda.extending import intrinsic
 
+from numbadense._engine.cuda.ptx.assembly import assemble
 from numbadense._engine.cuda.ptx.memory import I32, elements, pointer, shared_address
 
 __all__ = [
@@ -25,11 +26,6 @@ __all__ = [
 ]
 
 F32 = ir.FloatType()
-
-
-def _call(builder, result, text, constraints, arguments, side_effect=False):
-    kind = ir.FunctionType(result, [value.type for value in arguments])
-    return builder.call(ir.InlineAsm(kind, text, constraints, side_effect=side_effect), arguments)
 
 
 def _names(first, count):
@@ -53,7 +49,8 @@ def _make_mma(shape, kind, of_a, of_b):
             )
             constraints = ",".join(["=f"] * 4 + ["r"] * (of_a + of_b) + ["f"] * 4)
             result = ir.LiteralStructType([F32] * 4)
-            found = _call(builder, result, text, constraints, [*operands[0], *operands[1], *sums])
+            values = [*operands[0], *operands[1], *sums]
+            found = assemble(builder, result, text, constraints, values, side_effect=False)
             for q, place in enumerate(places[0]):
                 builder.store(builder.extract_value(found, q), place)
 
@@ -78,7 +75,7 @@ def ldmatrix(typing_context, registers, at, shared, index):
         source = shared_address(context, builder, signature, arguments, 2)
         text = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0, $1, $2, $3}, [$4];"
         result = ir.LiteralStructType([I32] * 4)
-        found = _call(builder, result, text, "=r,=r,=r,=r,r,~{memory}", [source], side_effect=True)
+        found = assemble(builder, result, text, "=r,=r,=r,=r,r,~{memory}", [source])
         target = pointer(context, builder, signature, arguments, 0)
         for q, place in enumerate(elements(target, 4, builder)):
             builder.store(builder.extract_value(found, q), place)
@@ -90,7 +87,7 @@ def _make_pack(instruction):
     @intrinsic
     def pack(typing_context, low, high):
         def generate(context, builder, signature, arguments):
-            return _call(builder, I32, f"{instruction} $0, $1, $2;", "=r,f,f", [arguments[1], arguments[0]])
+            return assemble(builder, I32, f"{instruction} $0, $1, $2;", "=r,f,f", arguments[::-1], side_effect=False)
 
         return types.uint32(types.float32, types.float32), generate
 
@@ -106,7 +103,7 @@ def to_tf32(typing_context, number):
     """Return a float32 rounded to ten bits after the point, ties away from zero, as the bits of a float32."""
 
     def generate(context, builder, signature, arguments):
-        return _call(builder, I32, "cvt.rna.tf32.f32 $0, $1;", "=r,f", arguments)
+        return assemble(builder, I32, "cvt.rna.tf32.f32 $0, $1;", "=r,f", arguments, side_effect=False)
 
     return types.uint32(types.float32), generate
 

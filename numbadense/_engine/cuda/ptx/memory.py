@@ -12,6 +12,7 @@ from numba.core import types
 from numba.cuda.extending import intrinsic
 
 from numbadense._engine.cuda import words
+from numbadense._engine.cuda.ptx.assembly import assemble
 
 __all__ = [
     "CHUNK",
@@ -107,18 +108,14 @@ store16 = _make_store(CHUNK)  # a chunk: array[index:index + count] = registers[
 store8 = _make_store(CHUNK // 2)  # half a chunk, aligned to that
 
 
-def _assemble(builder, text, constraints, arguments=()):
-    kind = ir.FunctionType(ir.VoidType(), [value.type for value in arguments])
-    builder.call(ir.InlineAsm(kind, text, constraints, side_effect=True), arguments)
-
-
 def _copy(context, builder, signature, arguments, size, cache):
     """Emit a copy of `size` bytes: of none, and zeros, where it is not wanted; where that is does not matter then."""
     target = shared_address(context, builder, signature, arguments, 0)
     source = builder.ptrtoint(pointer(context, builder, signature, arguments, 2), I64)
     wanted = builder.icmp_unsigned("!=", arguments[4], ir.Constant(arguments[4].type, 0))
     text = f"cp.async.{cache}.shared.global [$0], [$1], {size}, $2;"
-    _assemble(builder, text, "r,l,r,~{memory}", (target, source, builder.select(wanted, I32(size), I32(0))))
+    values = target, source, builder.select(wanted, I32(size), I32(0))
+    assemble(builder, ir.VoidType(), text, "r,l,r,~{memory}", values)
 
 
 @intrinsic
@@ -146,7 +143,7 @@ def _instruction(text):
     @intrinsic
     def instruction(typing_context):
         def generate(context, builder, signature, arguments):
-            _assemble(builder, text, "~{memory}")
+            assemble(builder, ir.VoidType(), text, "~{memory}")
 
         return types.void(), generate
 
@@ -167,8 +164,7 @@ def special(register):
     @intrinsic
     def read(typing_context):
         def generate(context, builder, signature, arguments):
-            kind = ir.FunctionType(I32, [])
-            return builder.call(ir.InlineAsm(kind, f"mov.u32 $0, %{register};", "=r", side_effect=True), [])
+            return assemble(builder, I32, f"mov.u32 $0, %{register};", "=r")
 
         return types.uint32(), generate
 

@@ -45,6 +45,7 @@ __all__ = [
     "copy_box",
     "descriptor",
     "float32",
+    "larger",
     "load_four",
     "make_dynamic",
     "make_local",
@@ -305,6 +306,11 @@ def power_of_two(x):
 def reciprocal(x):
     """Return 1/x, with 0 for what is not a normal number."""
     return _normal(np.float32(1) / _normal(np.float32(x)))
+
+
+def larger(x, y):
+    """Return the larger of two float32, or NaN if one is."""
+    return np.maximum(np.float32(x), np.float32(y))
 
 
 def _normal(x):
