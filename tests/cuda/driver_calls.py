@@ -143,6 +143,106 @@ def cluster():
 SHARED = (48 * 1024, 100_000, 100_000, 60_000, 200_000)
 
 
+def refused(function):
+    """Return what an error says."""
+    try:
+        function()
+    except nd.DeviceError as error:
+        return str(error)
+    return None
+
+
+def several():
+    """Return what two devices are asked for: one network on each, and either called where it is not."""
+    rng = np.random.default_rng(1)
+    layers = [nd.Dense(rng.standard_normal(shape, np.float32), None, "relu") for shape in ((8, 300), (300, 2))]
+    network, rows = nd.Sequential(layers), rng.standard_normal((200, 8), np.float32)
+    population = nd.stack([nd.Sequential([nd.Dense(rng.standard_normal((8, 2), np.float32))])] * 2)
+    stub.stub_parameters(14)  # all kernels have as many: two addresses are among them
+    nets, arrays, bound, many, found = [], [], [], [], {}
+    for number in (0, 1):
+        with cuda.gpus[number]:
+            nets.append(network.to("cuda"))
+            arrays.append((cuda.to_device(rows), cuda.device_array((200, 2), np.float32)))
+            bound.append(nets[number].bind(arrays[number][0]))
+            many.append(population.to("cuda"))
+
+    def all_of(number):
+        with cuda.gpus[number]:
+            nets[number](*arrays[number])
+            nets[number](arrays[number][0])
+            many[number](arrays[number][0])
+            nets[number].predict(rows, 50)
+            nets[number](rows)
+            bound[number]()
+
+    for number in (0, 1):
+        all_of(number)
+    found["again"] = sorted({name for number in (0, 1, 0, 1) for name in calls(lambda number=number: all_of(number))})
+    found["explained"] = [inside(number, nets[number].explain, 64) for number in (0, 1)]
+    x, out = arrays[0]
+    there, to = arrays[1]
+    found["there"] = {
+        "call": inside(1, refused, lambda: nets[0](there, to)),
+        "rows": inside(1, refused, lambda: nets[0](rows)),
+        "predict": inside(1, refused, lambda: nets[0].predict(rows)),
+        "bind": inside(1, refused, lambda: nets[0].bind(there)),
+        "bound": inside(1, refused, bound[0]),
+        "population": inside(1, refused, lambda: many[0](there)),
+        "explain": inside(1, refused, lambda: nets[0].explain(4)),
+        "other": refused(lambda: nets[1](x, out)),
+    }
+    found["arrays"] = {
+        "x": refused(lambda: nets[0](there, out)),
+        "out": refused(lambda: nets[0](x, to)),
+        "bind": refused(lambda: nets[0].bind(there)),
+        "population": refused(lambda: many[0](there)),
+        "w": refused(lambda: nd.cuda.dense(x, there[:8, :3])),
+        "activation": refused(lambda: nd.cuda.relu(there)),
+    }
+    found["threads"] = threads(lambda number: nets[number](*arrays[number]))
+    kernel = cuda.jit(copies)
+    stub.stub_parameters(18)
+
+    def much(number, shared):
+        inside(number, compiler.launch, kernel, 1, 32, 0, *arrays[number], shared=shared)
+
+    found["opt_in"] = [calls(lambda: much(number, 60_000)) for number in (0, 1, 0, 1)]
+    found["most"] = [refused(lambda number=number: much(number, 200_000)) for number in (0, 1)]
+    kinds = compiler.capability, compiler.multiprocessors
+    found["kinds"] = [[inside(number, kind) for kind in kinds] for number in (0, 1)]
+    return found
+
+
+def inside(number, function, *arguments, **options):
+    """Return the result of a call while a device is current."""
+    with cuda.gpus[number]:
+        return function(*arguments, **options)
+
+
+def threads(call, turns=300):
+    """Return the errors of two threads, each of which has a device of its own, and calls it in turns with the other."""
+    errors = []
+
+    def run(number):
+        with cuda.gpus[number]:
+            for _ in range(turns):
+                try:
+                    call(number)
+                except nd.DeviceError as error:
+                    errors.append(str(error))
+
+    running = [threading.Thread(target=run, args=(number,)) for number in (0, 1)]
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    sys.setswitchinterval(usual)
+    return errors
+
+
 def main():
     """Print what was found."""
     rng = np.random.default_rng(0)
@@ -203,6 +303,8 @@ def main():
     found["failures"]["room"] = failing("", 0, lambda: net(x, out))
     stub.stub_memory(1 << 20)
     found["failures"]["memory"] = failing("", 0, lambda: one(np.zeros((100_000, 8), np.float32)))
+    stub.stub_memory(1 << 34)
+    found["several"] = several()
     json.dump(found, sys.stdout)
 
 

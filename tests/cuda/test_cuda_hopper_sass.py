@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from device_code import assemble
+from device_code import assemble, refusal
 from numba import types as numba_types
 
 from numbadense.activations import REGISTRY
@@ -132,3 +132,14 @@ def test_a_launch_on_hopper_compiles_for_what_only_hopper_has(compile_ptx, monke
     context = types.SimpleNamespace(device=types.SimpleNamespace(compute_capability=(9, 0)))
     monkeypatch.setattr(codegen.devices, "get_context", lambda: context)
     assert codegen.CUDACodeLibrary._ensure_cc(None, None) == HOPPER
+
+
+def test_the_kernel_takes_the_ptx_that_is_asked_for_and_no_newer(hopper_code, compile_ptx, tmp_path):
+    from numbadense._engine.cuda import compile as compiler
+    from numbadense._engine.cuda import hopper_step
+
+    major, minor = hopper_step.PTX
+    _, ptx, _ = hopper_code(*CASES[0])
+    assert refusal(ptx, f"{major}.{minor}", tmp_path) is None
+    assert f"requires PTX ISA .version {major}.{minor} or later" in refusal(ptx, f"{major}.{minor - 1}", tmp_path)
+    assert ptx.startswith("//") and f"\n.version {'.'.join(map(str, compiler.written()))}\n" in ptx

@@ -16,6 +16,7 @@ from numbadense._engine.cuda.primitives import CHUNK
 
 INT64 = np.dtype(np.int64)
 HOPPER = 9  # the major compute capability whose tensor cores these are
+PTX = 8, 3  # which has `fence.proxy.tensormap`; wgmma and all else came with 8.0.  CUDA 12.3 is the first to write it.
 LEAST = 64  # rows, columns, features: below, most of a tile would lie beyond the edges
 MOST = 2**31 - 2**10  # rows, columns, features: coordinates of boxes have 32 bits
 DEEP = 4096  # features from which on the operands of one large tile, fewer bytes, count for more than turns do
