@@ -2,23 +2,20 @@
 
 ``predicted`` is a lower bound of the seconds a call takes, from what the kernel has to do: bytes from and to memory,
 multiply-adds at the share of the inner loop, and, on tensor cores, three operations of the special-function units for
-two sigmoids or tanh.  The rates are those of an H200's data sheet; no device has confirmed them.
+two sigmoids or tanh.  The rates are those of `gpu_bench`: measured, or by the clock of the device.
 
 ``arrays`` says what each engine reads and writes: PyTorch numbers of its own precision, ours float32, and beside that
 the same 16 bits.
 """
 
 import itertools
-import time
 
 import gpu_halves
 import numpy as np
-from numba import cuda
 
 import numbadense as nd
 
 ALLOWED = {None: 1e-6, "bf16": 1e-2, "fp16": 1e-2}  # relative Frobenius error against float64
-BANDWIDTH, FLOAT32, TENSOR, SPECIAL = 4.8e12, 67e12, 989e12, 132 * 16 * 1.98e9  # an H200's, each a second
 
 
 def fused(bench):
@@ -26,17 +23,15 @@ def fused(bench):
     deep = [16] * 4 if bench.dry else [64] * 6
     for m in (40,) if bench.dry else (2**20,):
         for precision in (None, "bf16", "fp16"):
-            network(bench, deep, m, precision, "sigmoid")
-        network(bench, deep, m, "bf16", "relu")
-    if not bench.dry:
-        network(bench, [32] * 6, 2**20, None, "sigmoid")
-        network(bench, [128] * 6, 2**18, None, "sigmoid")
-        network(bench, [128] * 6, 2**18, "bf16", "sigmoid")
+            bench.attempt(network, deep, m, precision, "sigmoid", barred=precision != "fp16")
     small = [8, 8, 8, 2] if bench.dry else [8, 32, 32, 2]
-    for m in (1, 3) if bench.dry else (1, 8, 64, 256, 1024):
-        network(bench, small, m, None, "sigmoid", host=True)
     for precision in (None, "bf16"):
-        population(bench, *((3, 5) if bench.dry else (10_000, 64)), small, precision)
+        bench.attempt(population, *((3, 5) if bench.dry else (10_000, 64)), small, precision)
+    bench.attempt(network, deep, 40 if bench.dry else 2**20, "bf16", "relu")
+    if not bench.dry:
+        bench.attempt(network, [32] * 6, 2**20, None, "sigmoid")
+        bench.attempt(network, [128] * 6, 2**18, None, "sigmoid")
+        bench.attempt(network, [128] * 6, 2**18, "bf16", "sigmoid")
 
 
 def random_network(bench, widths, name):
@@ -72,47 +67,44 @@ def keeps_apart(bench, net, on_device, precision):
     assert np.linalg.norm(after[5:6] - expected) <= ALLOWED[precision] * np.linalg.norm(net.layers[-1].w)
 
 
-def predicted(rows, widths, precision, special, weights=0, itemsize=4):
+def predicted(rates, rows, widths, precision, special, weights=0, itemsize=4):
     """Return the least seconds for so many rows and bytes of weights; `special`: activations need those units."""
     products = rows * sum(k * n for k, n in itertools.pairwise(widths))
-    seconds = [(itemsize * rows * (widths[0] + widths[-1]) + weights) / BANDWIDTH]
+    seconds = [(itemsize * rows * (widths[0] + widths[-1]) + weights) / rates["memory"]]
     if precision is None:
-        seconds.append(2 * products / (0.94 * FLOAT32))
+        seconds.append(2 * products / (0.94 * rates["float32"]))
     else:
-        seconds += [2 * products / TENSOR, 1.5 * special * rows * sum(widths[1:-1]) / SPECIAL]
+        seconds += [2 * products / rates["tensor"], 1.5 * special * rows * sum(widths[1:-1]) / rates["special"]]
     return max(seconds)
 
 
-def network(bench, widths, m, precision, name, host=False):
+def network(bench, widths, m, precision, name, barred=False):
     """One network: its rows in one launch, against the peer's layers."""
     net = random_network(bench, widths, name)
     on_device = net.to("cuda", precision=precision)
     x, out = bench.normal(m, widths[0]), bench.poisoned(m, widths[-1])
     on_device(x, out)
     rows = np.unique(np.r_[0, m - 1, bench.rng.integers(0, m, 30)])
-    expected = net.astype("float64")(x.copy_to_host()[rows].astype(np.float64))
-    error = checked(out.copy_to_host(), expected, rows, precision)
+    exact = net.astype("float64")(x.copy_to_host()[rows].astype(np.float64))
+    error = checked(out.copy_to_host(), exact, rows, precision)
     if name == "sigmoid":
         keeps_apart(bench, net, on_device, precision)
-    facts = {"predicted": predicted(m, widths, precision, name == "sigmoid"), "kernel": str(on_device)}
-    if host and not bench.dry:
-        cuda.synchronize()
-        begin = time.perf_counter()
-        for _ in range(200):
-            on_device(x, out)
-        facts["host_seconds"] = (time.perf_counter() - begin) / 200
-        cuda.synchronize()
-    engines = {"ours": lambda: on_device(x, out)}
+    least, form = predicted(bench.rates, m, widths, precision, name == "sigmoid"), precision or "float32"
+    facts = {"predicted": least, "kernel": str(on_device), "format": form}
+    engines, bars = {"ours": lambda: on_device(x, out)}, {}
     if precision is not None:
-        engine, its_error = halves(on_device, x, out.shape, expected, rows, precision)
+        engine, its_error = halves(on_device, x, out.shape, exact, rows, precision)
         engines[gpu_halves.ENGINE], error = engine, max(error, its_error)
-        least = predicted(m, widths, precision, name == "sigmoid", itemsize=2)
-        facts[f"predicted, {gpu_halves.ENGINE}"] = least
+        its_least = predicted(bench.rates, m, widths, precision, name == "sigmoid", itemsize=2)
+        facts[f"predicted, {gpu_halves.ENGINE}"] = its_least
     if "torch" in bench.peers:
-        engines |= bench.peer(peers, net, x, precision, name)
+        engines |= bench.peer(peers, net, x, precision, name, barred)
     facts["arrays"] = arrays(engines, precision)
-    shape = "-".join(map(str, widths))
-    bench.record("fused", f"{shape} {name}, {m} rows, {precision or 'float32'}", engines, error, **facts)
+    if barred:
+        bars = {"deep": ("torch", 1), "deep, compiled": ("torch.compile", 1)}
+        bars |= {"deep, bf16": (None, least)} if precision else {}
+    case = f"{'-'.join(map(str, widths))} {name}, {m} rows, {form}"
+    bench.record("fused", case, engines, error, bars, (exact, rows), **facts)
 
 
 def halves(on_device, x, shape, expected, rows, precision):
@@ -128,8 +120,8 @@ def arrays(engines, precision):
     return {name: "float32" if name == "ours" else precision or "float32" for name in engines}
 
 
-def peers(bench, net, x, precision, name):
-    """Return the peer's calls: eager, compiled, and eager in a CUDA graph."""
+def peers(bench, net, x, precision, name, compiled):
+    """Return the peer's calls: eager, compiled if that is asked for, and eager in a CUDA graph."""
     torch = bench.peers["torch"]
     dtype = {None: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     layers = [tuple(torch.tensor(part, device="cuda").to(dtype) for part in (layer.w, layer.b)) for layer in net.layers]
@@ -142,13 +134,8 @@ def peers(bench, net, x, precision, name):
         return torch.addmm(layers[-1][1], a, layers[-1][0])
 
     engines = {"torch": lambda: forward(given)}
-    try:
-        torch._dynamo.reset()
-        compiled = torch.compile(forward, dynamic=False)
-        compiled(given)
-        engines["torch.compile"] = lambda: compiled(given)
-    except Exception as error:  # it needs a C compiler, among other things
-        bench.absent["torch.compile"] = f"{type(error).__name__}: {error}"[:200]
+    if compiled:
+        engines |= bench.compiled(forward, given)
     engines["torch, a graph"] = graph_of(torch, lambda: forward(given))
     return engines
 
@@ -177,16 +164,18 @@ def population(bench, count, m, widths, precision):
     expected = np.stack([networks[i].astype("float64")(rows) for i, rows in zip(some, given, strict=True)])
     error = checked(out.copy_to_host(), expected, some, precision)
     size = 4 * count * sum((k + 1) * n for k, n in itertools.pairwise(widths))
-    facts = {"predicted": predicted(count * m, widths, precision, True, size), "kernel": str(on_device)}
+    least, form = predicted(bench.rates, count * m, widths, precision, True, size), precision or "float32"
+    facts = {"predicted": least, "kernel": str(on_device), "format": form}
+    bars = {} if precision else {"vmap": ("torch.func.vmap", 1), "bmm": ("torch.bmm", 1)}
     engines = {"ours": lambda: on_device(x, out)}
     if precision is not None:
         engine, its_error = halves(on_device, x, out.shape, expected, some, precision)
         engines[gpu_halves.ENGINE], error = engine, max(error, its_error)
     if "torch" in bench.peers:
-        engines |= peers_of_population(bench, networks, x, precision)
+        engines |= bench.peer(peers_of_population, networks, x, precision)
     facts["arrays"] = arrays(engines, precision)
-    shape = "-".join(map(str, widths))
-    bench.record("fused", f"{count} x {shape} tanh, {m} rows, {precision or 'float32'}", engines, error, **facts)
+    case = f"{count} x {'-'.join(map(str, widths))} tanh, {m} rows, {form}"
+    bench.record("fused", case, engines, error, bars, (expected, some), **facts)
 
 
 def peers_of_population(bench, networks, x, precision):

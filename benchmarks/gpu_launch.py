@@ -13,6 +13,7 @@ import time
 import warnings
 from pathlib import Path
 
+import gpu_bench
 import harness
 import numpy as np
 
@@ -20,31 +21,40 @@ import numbadense as nd
 
 LAYERS = [(8, 32), (32, 32), (32, 2)]
 WIDE = [(8, 300), (300, 300), (300, 2)]  # too wide for one launch
-BARS = {"host_seconds": 12e-6, "torch": 3.0}  # what a call may cost, and how much faster than torch it should be
 QUEUED = 100  # calls in a row that no queue of the driver refuses
 
 
-def host(bench, checked):
-    """A network of three layers on ready arrays: the time until the call returns, and from call to call."""
+def host(bench):
+    """A network of three layers on ready arrays."""
     net = nd.Sequential([nd.Dense(bench.rng.standard_normal(s, np.float32), None, "sigmoid") for s in LAYERS])
     on_device = net.to("cuda")
     for m in (1, 3) if bench.dry else (1, 8, 64, 256, 1024):
-        x, out = bench.normal(m, 8), bench.poisoned(m, 2)
-        expected = net.astype("float64")(x.copy_to_host().astype(np.float64))
-        on_device(x, out)
-        error = checked(out, expected)
-        bound = on_device.bind(x, bench.poisoned(m, 2))
-        bound.out.copy_to_device(bench.poisoned(m, 2))
-        error = max(error, checked(bound(), expected))
-        engines = {"ours": lambda x=x, out=out: on_device(x, out), "ours, bound": bound}
-        engines |= bench.peer(peers, net, on_device, x)
-        facts = {"bars": BARS, "explained": on_device.explain(m).splitlines()[0]}
-        if not bench.dry:
-            facts["host_seconds"] = {name: until_it_returns(bench, call) for name, call in engines.items()}
-        bench.record("host", f"8-32-32-2, {m} rows", engines, error, **facts)
+        bench.attempt(call, m, net, on_device)
 
 
-def until_it_returns(bench, call):
+def call(bench, m, net, on_device):
+    """A call: the time until it returns, from call to call, and of the kernel, where the host is longer than that."""
+    x, out = bench.normal(m, 8), bench.poisoned(m, 2)
+    expected = net.astype("float64")(x.copy_to_host().astype(np.float64))
+    on_device(x, out)
+    error = gpu_bench.checked(out, expected)
+    bound = on_device.bind(x, bench.poisoned(m, 2))
+    bench.poison(bound.out)
+    error = max(error, gpu_bench.checked(bound(), expected))
+    engines = {"ours": lambda: on_device(x, out), "ours, bound": bound}
+    engines |= bench.peer(peers, net, on_device, x)
+    facts = {"explained": on_device.explain(m).splitlines()[0], "format": "float32"}
+    bars = {"call": ("torch", 1), "launches": gpu_bench.launches(engines["ours"]), "host": None}
+    if not bench.dry:
+        facts["host_seconds"] = {name: until_it_returns(engine) for name, engine in engines.items()}
+        bars["host"] = 1e6 * facts["host_seconds"]["ours"]
+    bench.record("host", f"8-32-32-2, {m} rows", engines, error, bars, (expected, np.arange(m)), **facts)
+    if "torch" in bench.peers:
+        there = {"ours": engines["ours, tensors of torch"], "torch": engines["torch"]}
+        bench.record("host", f"8-32-32-2, {m} rows, tensors", there, error, {"call of tensors": ("torch", 1)})
+
+
+def until_it_returns(call):
     """Return the least mean of the seconds that the host spends in a call, while the device falls behind as it may."""
     from numba import cuda
 
@@ -71,33 +81,35 @@ def peers(bench, net, on_device, x):
         linear.weight = torch.nn.Parameter(torch.as_tensor(layer.w.T.copy(), device="cuda"), requires_grad=False)
         parts += [linear, torch.nn.Sigmoid()]
     model, given = torch.nn.Sequential(*parts), torch.as_tensor(x, device="cuda").clone()
+    result = torch.empty((len(given), net.n_out), device="cuda")
 
     def eager():
-        with torch.no_grad():
-            return model(given)
+        return model(given)
 
-    eager()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph), torch.no_grad():
-        model(given)
-    return {
-        "torch": eager,
-        "torch, a graph": graph.replay,
-        "ours, tensors of torch": lambda: on_device(given),
-    }
+    def ours():
+        return on_device(given, result)
+
+    engines = bench.kernels([ours], gpu_bench.WHAT_FEW)
+    engines |= {"torch, the kernels": bench.kernels([eager], gpu_bench.WHAT_FEW)["ours, the kernel"]}
+    graph = bench.kernels([eager])["ours, the kernel"]
+    made = {"ours, makes its result": lambda: on_device(given), "ours, tensors of torch": ours}
+    return engines | made | {"torch": eager, "torch, a graph": graph}
 
 
-def rows(bench, checked):
+def rows(bench):
     """Rows in the host's memory, to the host's memory: in batches, or by the peer in one piece."""
+    bench.attempt(from_host, 11 if bench.dry else 2**20)
+
+
+def from_host(bench, m):
+    """So many rows."""
     widths = [(4, 8), (8, 4)] if bench.dry else [(64, 64), (64, 64), (64, 8)]
-    m = 11 if bench.dry else 2**20
     net = nd.Sequential([nd.Dense(bench.rng.standard_normal(s, np.float32) / 8, None, "tanh") for s in widths])
     on_device, x = net.to("cuda"), bench.rng.standard_normal((m, widths[0][0]), np.float32)
     out = np.full((m, widths[-1][1]), np.nan, np.float32)
     on_device.predict(x, 3 if bench.dry else None, out=out)
     places = bench.rng.integers(0, m, min(m, 1000))
-    error = checked(Host(out), net.astype("float64")(x[places].astype(np.float64)), places)
+    error = gpu_bench.checked(Host(out), net.astype("float64")(x[places].astype(np.float64)), places)
     engines = {"ours": lambda: on_device.predict(x, out=out), "ours, a call": lambda: on_device(x, out)}
     if "torch" in bench.peers:
         torch = bench.peers["torch"]
@@ -110,7 +122,8 @@ def rows(bench, checked):
             return given.cpu()
 
         engines["torch, in one piece"] = whole
-    bench.record("rows", f"{m} rows of {widths[0][0]} from the host", engines, error, bytes=x.nbytes + out.nbytes)
+    facts = {"bytes": x.nbytes + out.nbytes, "format": "float32"}
+    bench.record("rows", f"{m} rows of {widths[0][0]} from the host", engines, error, **facts)
 
 
 class Host:

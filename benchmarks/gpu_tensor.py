@@ -1,7 +1,6 @@
 """The section of `gpu.py` for tensor cores by mma.sync: each precision beside torch's, x and out in 16 bits too."""
 
-import functools
-
+import gpu_bench
 import gpu_halves
 import gpu_hopper
 import numpy as np
@@ -15,8 +14,8 @@ from numbadense._engine.cuda.borrowed import borrow
 FLOAT32 = [(4096, 4096, 4096), (8192, 1024, 1024), (65536, 256, 256)]  # of float32's bars: with sigmoid
 SIXTEEN = [(8192, 8192, 8192), (65536, 1024, 1024)]  # of bf16's: with gelu
 ALLOWED = {"bf16": 1e-2, "fp16": 1e-2, "tf32": 1e-3, "3xtf32": 1e-6}  # relative Frobenius error against float64
-# Multiply-adds a cycle of a multiprocessor's tensor cores, 16 bits, by the data sheets; tf32 has half of them.
-RATE = {8: 1024, 9: 2048}
+# Multiply-adds a cycle of a multiprocessor's tensor cores, 16 bits; tf32 has half of them.
+RATE = gpu_bench.TENSOR
 SHARED = 128  # bytes of shared memory a cycle
 
 
@@ -24,19 +23,34 @@ def tensor_cores(bench):
     """Layers of float32 on tensor cores through the kernel, and of 16-bit numbers."""
     for precision in ("tf32", "3xtf32"):
         for m, k, n in [(9, 40, 12)] if bench.dry else FLOAT32:
-            x, w, b = operands(bench, m, k, n)
-            engines, error = ours(bench, x, w, b, "sigmoid", precision)
-            if "torch" in bench.peers:
-                engines |= torch_float32(bench, x, w, b)
-            record(bench, (m, k, n), precision, "float32", "sigmoid", engines, error)
-    for m, k, n in [(9, 40, 16)] if bench.dry else SIXTEEN:
-        x, w, b = operands(bench, m, k, n)
+            bench.attempt(of_float32, (m, k, n), precision)
+    for shape in [(9, 40, 16)] if bench.dry else SIXTEEN:
         for precision in ("bf16",) if not bench.dry else tensor_tiles.HALVES:
             for form in ("16 bits", "float32"):
-                call = functools.partial(ours, bench, x, w, b, "gelu", precision, halves=form == "16 bits")
-                engines, error = call()
-                engines |= bench.peer(gpu_hopper.peers, x, w, b, precision)
-                record(bench, (m, k, n), precision, form, "gelu", engines, error)
+                bench.attempt(of_sixteen, shape, precision, form)
+
+
+def of_float32(bench, shape, precision):
+    """A layer of float32: beside torch's, and the error of 3xtf32 beside that of our own float32."""
+    x, w, b = operands(bench, *shape)
+    engines, error = ours(bench, x, w, b, "sigmoid", precision)
+    bars = {}
+    if precision == "3xtf32":
+        out = bench.poisoned(shape[0], shape[2])
+        nd.cuda.dense(x, w, b, "sigmoid", out=out)
+        bars = {"3xtf32": ("torch", 1), "3xtf32 error": error / relative(bench, out.copy_to_host(), x, w, b, "sigmoid")}
+    if "torch" in bench.peers:
+        engines |= bench.peer(torch_float32, x, w, b)
+    record(bench, shape, precision, "float32", "sigmoid", engines, error, bars)
+
+
+def of_sixteen(bench, shape, precision, form):
+    """A layer of 16-bit numbers; torch's are of 16 bits in either form."""
+    x, w, b = operands(bench, *shape)
+    engines, error = ours(bench, x, w, b, "gelu", precision, halves=form == "16 bits")
+    engines |= bench.peer(gpu_hopper.peers, x, w, b, precision)
+    bars = {"mma.sync": ("torch, product alone", 1)} if (precision, form) == ("bf16", "16 bits") else {}
+    record(bench, shape, precision, form, "gelu", engines, error, bars)
 
 
 def operands(bench, m, k, n):
@@ -64,17 +78,19 @@ def ours(bench, x, w, b, activation, precision, halves=False):
 
 def checked(bench, host, x, w, b, activation, precision):
     """Return the relative error of some rows, of which no number may be missing; fail if it is too large."""
-    m = x.shape[0]
     assert not np.isnan(host).any(), "some outputs were not written"
-    rows = np.unique(np.r_[0, m - 1, bench.rng.integers(0, m, 30)])
-    x, w, b = (array.copy_to_host().astype(np.float64) for array in (x, w, b))
-    exact = getattr(nd, activation)(x[rows] @ w + b)
-    error = float(np.linalg.norm(host[rows] - exact) / np.linalg.norm(exact))
+    error = relative(bench, host, x, w, b, activation)
     assert error <= ALLOWED[precision], f"relative error {error}, and {ALLOWED[precision]} is allowed"
     return error
 
 
-def record(bench, shape, precision, form, activation, engines, error):
+def relative(bench, host, x, w, b, activation):
+    """Return the relative Frobenius error of some rows."""
+    exact, rows = gpu_bench.reference(bench, x, w, b, activation)
+    return float(np.linalg.norm(host[rows] - exact) / np.linalg.norm(exact))
+
+
+def record(bench, shape, precision, form, activation, engines, error, bars):
     """Time the engines, beside what tile there is and what bounds it."""
     m, k, n = shape
     tile = tensor_step.choose(precision, m, n)
@@ -84,10 +100,11 @@ def record(bench, shape, precision, form, activation, engines, error):
         "flops": 2 * m * k * n,
         "tile": f"{tile.rows} x {tile.columns}",
         "predicted": predicted(tile, precision, words),
+        "format": precision,
         "arrays": {name: theirs if name.startswith("torch") else form for name in engines},
     }
     case = f"{activation} {m}, {k}, {n} {precision}, x and out in {form}"
-    bench.record("tensor cores", case, engines, error, **facts)
+    bench.record("tensor cores", case, engines, error, bars, **facts)
 
 
 def predicted(tile, precision, words):
@@ -116,12 +133,4 @@ def torch_float32(bench, x, w, b):
         finally:
             torch.backends.cuda.matmul.allow_tf32 = False
 
-    engines = {"torch": lambda: layer(tx, tw, tb), "torch, TF32 allowed": lambda: allowing(layer)}
-    try:
-        torch._dynamo.reset()
-        compiled = torch.compile(layer, dynamic=False)
-        compiled(tx, tw, tb)
-        engines["torch.compile"] = lambda: compiled(tx, tw, tb)
-    except Exception as error:  # it needs a C compiler, among other things
-        bench.absent["torch.compile"] = f"{type(error).__name__}: {error}"[:200]
-    return engines
+    return {"torch": lambda: layer(tx, tw, tb), "torch, TF32 allowed": lambda: allowing(layer)}

@@ -30,6 +30,9 @@ class DeviceSequential:
         float32 or float64: what the network computes in, and the dtype of its results.
     precision : str or None
         What it computes in on tensor cores, if it does.
+    device : int
+        Where its weights are: the number of the device that was current when it was sent there, and has to be whenever
+        it is called.
 
     Notes
     -----
@@ -65,6 +68,7 @@ class DeviceSequential:
     _activations: tuple[str, ...]
     dtype: np.dtype[Any]
     precision: str | None = None
+    device: int = 0
 
     @classmethod
     def from_network(
@@ -97,7 +101,8 @@ class DeviceSequential:
         dtype = np.result_type(*(layer.w.dtype for layer in layers))
         widths = (layers[0].w.shape[0], *(layer.w.shape[1] for layer in layers))
         names = tuple(activations.get(layer.activation).name for layer in layers)
-        return cls(engine.of_network(layers, dtype, precision, split_k), widths, names, dtype, precision)
+        step = engine.of_network(layers, dtype, precision, split_k)
+        return cls(step, widths, names, dtype, precision, engine.number())
 
     @property
     def n_in(self) -> int:
@@ -230,7 +235,7 @@ class DeviceSequential:
         from numbadense._engine import validate
         from numbadense._engine.cuda import explain
 
-        return explain.network(self._step, self._shape, validate.rows_of(shape, self.n_in), self.dtype)
+        return explain.network(self._step, self._shape, validate.rows_of(shape, self.n_in), self.dtype, self.device)
 
     @functools.cached_property
     def _engine(self) -> Any:

@@ -37,6 +37,9 @@ class DevicePopulation:
         Features in and out.
     dtype : dtype
         float32 or float64: what the networks compute in, and the dtype of their results.
+    device : int
+        Where the weights are: the number of the device that was current when they were sent there, and has to be
+        whenever they are called.
 
     Notes
     -----
@@ -55,6 +58,7 @@ class DevicePopulation:
 
     _networks: Whole
     _text: str
+    device: int = 0
 
     @classmethod
     def from_population(cls, population: Population, precision: str | None = None) -> DevicePopulation:
@@ -85,7 +89,7 @@ class DevicePopulation:
         text = repr(population).removeprefix("Population")
         if precision is not None:
             text = f"{text.rpartition(', ')[0]}, {precision})"
-        return cls(engine.of_population(*parts, dtype, precision), text)
+        return cls(engine.of_population(*parts, dtype, precision), text, engine.number())
 
     @property
     def n_in(self) -> int:

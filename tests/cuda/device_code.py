@@ -93,6 +93,17 @@ def assemble(ptx, folder):
     )
 
 
+def refusal(ptx, version, folder):
+    """Return what the assembler says of the first instruction that this version of PTX has not, or None."""
+    source, older = folder / "older.ptx", re.sub(r"^\.version .*$", f".version {version}", ptx, flags=re.MULTILINE)
+    source.write_text(older)
+    architecture = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]
+    command = [_tool("ptxas", "nvidia-cuda-nvcc"), f"-arch={architecture}", source, "-o", folder / "older.cubin"]
+    said = subprocess.run(command, capture_output=True, text=True).stderr
+    found = re.search(r"error\s*: (.*)", said)
+    return found and found[1]
+
+
 def _read(sass):
     labels, names, branches = {}, [], []
     for line in sass.splitlines():

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import json
+import re
 import sys
 import threading
 import warnings
@@ -11,7 +12,7 @@ import numpy as np
 from numba import cuda
 
 import numbadense as nd
-from numbadense._engine.cuda import borrowed, room, whole
+from numbadense._engine.cuda import borrowed, hopper, room, whole
 from numbadense._engine.cuda import compile as compiler
 
 warnings.simplefilter("ignore")
@@ -125,6 +126,20 @@ def opt_in():
     return [calls(each) for each in launch] + [last(0)["shared"]]
 
 
+def cluster():
+    """Return the grid of a kernel whose blocks run in clusters, the driver's calls, and the directives of its code."""
+    rank = hopper.primitives.make_rank(2)
+
+    def ranks(x, out):
+        out[0, 0] = x[0, 0] + rank()
+
+    kernel, x = cuda.jit(ranks), cuda.device_array((4, 6), np.float32)
+    compiler.launch(kernel, 6, 32, 0, x, x)
+    called = calls(lambda: compiler.launch(kernel, 6, 32, 0, x, x))
+    (code,) = kernel.inspect_asm().values()
+    return last(0)["grid"], called, re.findall(r"^\.\w*cluster.*", code, re.MULTILINE)
+
+
 SHARED = (48 * 1024, 100_000, 100_000, 60_000, 200_000)
 
 
@@ -143,6 +158,106 @@ def halves(tensor, fused):
     return found
 
 
+def refused(function):
+    """Return what an error says."""
+    try:
+        function()
+    except nd.DeviceError as error:
+        return str(error)
+    return None
+
+
+def several():
+    """Return what two devices are asked for: one network on each, and either called where it is not."""
+    rng = np.random.default_rng(1)
+    layers = [nd.Dense(rng.standard_normal(shape, np.float32), None, "relu") for shape in ((8, 300), (300, 2))]
+    network, rows = nd.Sequential(layers), rng.standard_normal((200, 8), np.float32)
+    population = nd.stack([nd.Sequential([nd.Dense(rng.standard_normal((8, 2), np.float32))])] * 2)
+    stub.stub_parameters(14)  # all kernels have as many: two addresses are among them
+    nets, arrays, bound, many, found = [], [], [], [], {}
+    for number in (0, 1):
+        with cuda.gpus[number]:
+            nets.append(network.to("cuda"))
+            arrays.append((cuda.to_device(rows), cuda.device_array((200, 2), np.float32)))
+            bound.append(nets[number].bind(arrays[number][0]))
+            many.append(population.to("cuda"))
+
+    def all_of(number):
+        with cuda.gpus[number]:
+            nets[number](*arrays[number])
+            nets[number](arrays[number][0])
+            many[number](arrays[number][0])
+            nets[number].predict(rows, 50)
+            nets[number](rows)
+            bound[number]()
+
+    for number in (0, 1):
+        all_of(number)
+    found["again"] = sorted({name for number in (0, 1, 0, 1) for name in calls(lambda number=number: all_of(number))})
+    found["explained"] = [inside(number, nets[number].explain, 64) for number in (0, 1)]
+    x, out = arrays[0]
+    there, to = arrays[1]
+    found["there"] = {
+        "call": inside(1, refused, lambda: nets[0](there, to)),
+        "rows": inside(1, refused, lambda: nets[0](rows)),
+        "predict": inside(1, refused, lambda: nets[0].predict(rows)),
+        "bind": inside(1, refused, lambda: nets[0].bind(there)),
+        "bound": inside(1, refused, bound[0]),
+        "population": inside(1, refused, lambda: many[0](there)),
+        "explain": inside(1, refused, lambda: nets[0].explain(4)),
+        "other": refused(lambda: nets[1](x, out)),
+    }
+    found["arrays"] = {
+        "x": refused(lambda: nets[0](there, out)),
+        "out": refused(lambda: nets[0](x, to)),
+        "bind": refused(lambda: nets[0].bind(there)),
+        "population": refused(lambda: many[0](there)),
+        "w": refused(lambda: nd.cuda.dense(x, there[:8, :3])),
+        "activation": refused(lambda: nd.cuda.relu(there)),
+    }
+    found["threads"] = threads(lambda number: nets[number](*arrays[number]))
+    kernel = cuda.jit(copies)
+    stub.stub_parameters(18)
+
+    def much(number, shared):
+        inside(number, compiler.launch, kernel, 1, 32, 0, *arrays[number], shared=shared)
+
+    found["opt_in"] = [calls(lambda: much(number, 60_000)) for number in (0, 1, 0, 1)]
+    found["most"] = [refused(lambda number=number: much(number, 200_000)) for number in (0, 1)]
+    kinds = compiler.capability, compiler.multiprocessors
+    found["kinds"] = [[inside(number, kind) for kind in kinds] for number in (0, 1)]
+    return found
+
+
+def inside(number, function, *arguments, **options):
+    """Return the result of a call while a device is current."""
+    with cuda.gpus[number]:
+        return function(*arguments, **options)
+
+
+def threads(call, turns=300):
+    """Return the errors of two threads, each of which has a device of its own, and calls it in turns with the other."""
+    errors = []
+
+    def run(number):
+        with cuda.gpus[number]:
+            for _ in range(turns):
+                try:
+                    call(number)
+                except nd.DeviceError as error:
+                    errors.append(str(error))
+
+    running = [threading.Thread(target=run, args=(number,)) for number in (0, 1)]
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    sys.setswitchinterval(usual)
+    return errors
+
+
 def main():
     """Print what was found."""
     rng = np.random.default_rng(0)
@@ -155,7 +270,7 @@ def main():
     one = one.to("cuda")
     whole.fits = fits
     x, out = cuda.to_device(rng.standard_normal((64, 8), np.float32)), cuda.device_array((64, 2), np.float32)
-    found = {"parity": parity(), "opt_in": opt_in()}
+    found = {"parity": parity(), "opt_in": opt_in(), "cluster": cluster()}
     stub.stub_parameters(30)
     fused(x, out)
     found["fused"] = every_call(lambda: fused(x, out)), last(30)["words"][-3:]
@@ -203,8 +318,9 @@ def main():
     found["failures"]["room"] = failing("", 0, lambda: net(x, out))
     stub.stub_memory(1 << 20)
     found["failures"]["memory"] = failing("", 0, lambda: one(np.zeros((100_000, 8), np.float32)))
-    stub.stub_memory(1 << 30)
+    stub.stub_memory(1 << 34)
     found |= halves(network.to("cuda", precision="bf16"), fused)
+    found["several"] = several()
     json.dump(found, sys.stdout)
 
 

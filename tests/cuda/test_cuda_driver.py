@@ -68,15 +68,22 @@ def test_much_shared_memory_is_asked_for_once(seen):
     assert much == more == ["cuFuncSetAttribute", *LAUNCH] and shared == 200_000
 
 
+def test_blocks_run_in_clusters_because_their_code_says_so(seen):
+    grid, called, directives = seen["cluster"]
+    assert called == LAUNCH and grid == [6, 1, 1]  # which a graph takes down as any other
+    assert directives == [".explicitcluster", ".reqnctapercluster 2, 1, 1"]
+
+
 def test_a_call_on_ready_arrays_is_one_call_of_the_driver(seen):
-    assert seen["one"] == LAUNCH
-    assert seen["fused"] == [LAUNCH, [64, seen["fused"][1][1], 0]]  # rows, blocks, and no other network shares them
+    assert seen["one"] == ["cuCtxGetDevice", *LAUNCH]  # where the network is
+    called, (rows, _, shares) = seen["fused"]
+    assert called == seen["one"] and rows == 64 and not shares  # and no other network has the same rows
     assert seen["pool"] == ["cuMemPoolCreate", "cuMemPoolSetAttribute", *IN_ROOM]
 
 
 def test_halves_of_the_precision_of_a_network_are_one_call_too_and_others_are_cast_in_room_of_a_pool(seen):
     called, words, address = seen["halves"]
-    assert called == LAUNCH and words == [0, 0, 64 * 8, 2, address, 64, 8, 16, 2]  # x, as uint16
+    assert called == seen["fused"][0] and words == [0, 0, 64 * 8, 2, address, 64, 8, 16, 2]  # x, as uint16
     assert seen["bf16"] == [LAUNCH, IN_ROOM] and seen["fp16"] == [IN_ROOM, IN_ROOM]
 
 
@@ -87,8 +94,8 @@ def test_what_is_between_the_layers_has_room_of_a_pool_in_one_piece(seen):
 
 
 def test_a_thread_that_is_new_to_cuda_finds_its_context(seen):
-    assert seen["thread"].count("cuLaunchKernel") == 2 and "cuCtxPushCurrent" in seen["thread"]
-    assert seen["thread"][0] == seen["thread"][-1] == "cuLaunchKernel"
+    assert seen["thread"].count("cuLaunchKernel") == 1 and "cuCtxPushCurrent" in seen["thread"]
+    assert seen["thread"][0] == "cuCtxGetDevice" and seen["thread"][-1] == "cuLaunchKernel"
 
 
 def test_a_network_is_captured_once_and_launched_as_one(seen):
@@ -102,7 +109,7 @@ def test_a_network_is_captured_once_and_launched_as_one(seen):
         "cuGraphDestroy",
         "cuStreamDestroy",
     ]
-    assert seen["bound"] == ["cuGraphLaunch"]
+    assert seen["bound"] == ["cuCtxGetDevice", "cuGraphLaunch"]
     assert "cuGraphExecDestroy" in seen["drop"]
 
 
@@ -137,7 +144,7 @@ FAILURES = {
     "bound": "the call of a bound network failed: a kernel read or wrote outside the arrays "
     "(Call to cuGraphLaunch results in CUDA_ERROR_ILLEGAL_ADDRESS); ",
     "memory": "the call of the network failed: the device has no memory left: asked for 3.052 MiB, ",
-    "room": "the call of the network failed: the device has no memory left: asked for 16 KiB, 0 bytes of 3",
+    "room": "the call of the network failed: the device has no memory left: asked for 16 KiB, 0 bytes of ",
 }
 
 
@@ -153,3 +160,46 @@ def test_a_failure_is_forgotten_by_the_next_call(seen):
 
 def test_a_call_is_explained_for_the_device_at_hand(seen):
     assert "device   Stub, compute capability 9.0, 132 multiprocessors" in seen["explained"].splitlines()
+
+
+def test_two_devices_are_kept_apart(seen):
+    first, second = seen["several"]["explained"]
+    assert "device   Stub, compute capability 9.0, 132 multiprocessors" in first
+    assert "device   Stub 1, compute capability 8.6, 82 multiprocessors" in second
+    assert seen["several"]["kinds"] == [[[9, 0], 132], [[8, 6], 82]]
+    assert seen["several"]["threads"] == []
+
+
+def test_devices_that_take_turns_load_and_create_nothing_anew(seen):
+    assert set(seen["several"]["again"]) <= {
+        *("cuCtxPushCurrent", "cuCtxPopCurrent", "cuMemGetInfo", "cuMemAlloc", "cuMemFree", "cuStreamSynchronize"),
+        *("cuLaunchKernel", "cuGraphLaunch", "cuMemAllocFromPoolAsync", "cuMemFreeAsync"),
+        *("cuMemcpyHtoD", "cuMemcpyDtoH", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync"),
+    }
+
+
+@pytest.mark.parametrize("case", ["call", "rows", "predict", "bind", "bound", "population", "explain", "other"])
+def test_a_network_is_refused_where_it_is_not(seen, case):
+    where, here = (1, 0) if case == "other" else (0, 1)
+    what = {"bound": "the bound network", "population": "the population"}.get(case, "the network")
+    assert seen["several"]["there"][case] == (
+        f"{what} is on device {where} but device {here} is current; select device {where}, as in `with numba.cuda."
+        f"gpus[{where}]:` or `with torch.cuda.device({where}):`, or send it to device {here} as well."
+    )
+
+
+@pytest.mark.parametrize("case", ["x", "out", "bind", "population", "w", "activation"])
+def test_arrays_of_another_device_are_refused(seen, case):
+    name = {"out": "out", "w": "w"}.get(case, "x")
+    assert seen["several"]["arrays"][case] == (
+        f"{name} is on device 1 but device 0 is current; select the one where weights and arrays are."
+    )
+
+
+def test_shared_memory_is_asked_for_on_each_device(seen):
+    turns = seen["several"]["opt_in"]  # one kernel, on either device
+    first, second, *again = ([name for name in calls if not name.startswith("cuCtx")] for calls in turns)
+    assert first[-2:] == second[-2:] == ["cuFuncSetAttribute", *LAUNCH]
+    assert again == [LAUNCH * 2, LAUNCH * 2]  # the driver refuses what was loaded for the other device
+    enough, more = seen["several"]["most"]
+    assert enough is None and more.startswith("the device does not give a block the 200000 bytes of shared memory")

@@ -165,8 +165,9 @@ def on_tensor_cores(net):
     from numbadense._engine.cuda import run, tensor_step
     from numbadense._engine.cuda.chain import Chain
 
-    step, dtype = Chain(tensor_step.of_network(net.layers, "bf16"), np.dtype(np.float32)), np.dtype(np.float32)
-    return lambda x, out=None: run.network(step, x, out, dtype, net, 0)
+    dtype, owner = np.dtype(np.float32), net.to("cuda")
+    step = Chain(tensor_step.of_network(net.layers, "bf16"), dtype)
+    return lambda x, out=None: run.network(step, x, out, dtype, owner, 0)
 
 
 @pytest.mark.parametrize(

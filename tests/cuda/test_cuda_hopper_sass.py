@@ -2,10 +2,11 @@
 
 import re
 import types
+from collections import Counter
 
 import numpy as np
 import pytest
-from device_code import assemble
+from device_code import assemble, refusal
 from numba import types as numba_types
 
 from numbadense.activations import REGISTRY
@@ -20,7 +21,7 @@ CASES = [
         ("fp16", False, False, "sigmoid"),
         ("tf32", False, True, "tanh"),
     )
-]
+] + [(place, "bf16", True, True, "gelu") for place in ("APART_PAIRED", "TOGETHER_PAIRED")]
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +86,25 @@ def test_the_loop_over_features_does_little_but_multiply(hopper_code, case):
     assert sum(name == "WARPGROUP.DEPBAR.LE" for name in inner) == steps
 
 
+@pytest.mark.parametrize("case", CASES[-2:], ids=str)
+def test_clusters_share_what_they_copy_and_a_step_waits_for_no_memory(hopper_code, case):
+    """A release at the scope of a cluster would wait for all stores, an acquire would empty the cache."""
+    tile, ptx, code = hopper_code(*case)
+    assert tile.cluster == 2 and re.search(r"\.reqnctapercluster 2\b", ptx)
+    names = Counter(code.instructions)
+    assert names["UTMALDG.2D.MULTICAST"] == names["UTMALDG.2D"] > 0
+    assert names["UCGABAR_ARV"] == names["UCGABAR_WAIT"] == 1
+    assert any(name.startswith("SYNCS.ARRIVE.TRANS64.RED") for name in names)  # at a barrier of another block
+    assert names["MEMBAR.ALL.GPU"] <= 1 and names["CCTL.IVALL"] <= 1  # for the maps; where the blocks meet
+
+
+@pytest.mark.parametrize("case", CASES[:-2], ids=str)
+def test_blocks_alone_have_nothing_of_clusters(hopper_code, case):
+    _, ptx, code = hopper_code(*case)
+    assert "cluster" not in re.sub(r"shared::cluster\.global|fence\.mbarrier_init\.release\.cluster", "", ptx)
+    assert not any(name.startswith("UCGABAR") or name.endswith("MULTICAST") for name in code.instructions)
+
+
 @pytest.mark.parametrize("place", ["APART", "TOGETHER"])
 def test_gelu_is_applied_to_four_numbers_at_a_time_without_a_branch(hopper_code, place):
     _, _, code = hopper_code(place, "bf16", True, True, "gelu")
@@ -112,3 +132,14 @@ def test_a_launch_on_hopper_compiles_for_what_only_hopper_has(compile_ptx, monke
     context = types.SimpleNamespace(device=types.SimpleNamespace(compute_capability=(9, 0)))
     monkeypatch.setattr(codegen.devices, "get_context", lambda: context)
     assert codegen.CUDACodeLibrary._ensure_cc(None, None) == HOPPER
+
+
+def test_the_kernel_takes_the_ptx_that_is_asked_for_and_no_newer(hopper_code, compile_ptx, tmp_path):
+    from numbadense._engine.cuda import compile as compiler
+    from numbadense._engine.cuda import hopper_step
+
+    major, minor = hopper_step.PTX
+    _, ptx, _ = hopper_code(*CASES[0])
+    assert refusal(ptx, f"{major}.{minor}", tmp_path) is None
+    assert f"requires PTX ISA .version {major}.{minor} or later" in refusal(ptx, f"{major}.{minor - 1}", tmp_path)
+    assert ptx.startswith("//") and f"\n.version {'.'.join(map(str, compiler.written()))}\n" in ptx

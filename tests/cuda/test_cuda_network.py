@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 import numbadense as nd
+from numbadense._engine.cuda import device
+
+WIDE = 40 if device.simulated() else 300  # more than one launch takes
 
 
 def network(widths, dtype, names, seed=0):
@@ -20,14 +23,11 @@ def network(widths, dtype, names, seed=0):
 
 
 def test_a_network_agrees_with_the_loops_layer_by_layer(gpu, launches, dtype, rng):
-    net = network((5, 19, 4, 3), dtype, ("sigmoid", "tanh", "identity"))  # too wide for one launch in the simulator
+    net = network((5, WIDE, 4, 3), dtype, ("sigmoid", "tanh", "identity"))
     x = rng.normal(size=(8, 5)).astype(dtype)
     y = net.to("cuda")(x)
     assert type(y) is np.ndarray and y.dtype == dtype and len(launches) == 3
     nd.testing.assert_forward_close(y, device_oracle.forward(x, net.layers), x, net.layers)
-
-
-WIDE = 40  # more than one launch takes in the simulator
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def late(gpu, monkeypatch):
         compiler, "launch", lambda k, b, t, stream, *a, **o: queue(stream, lambda: launch(k, b, t, 0, *a, **o))
     )
     monkeypatch.setattr(gpu, "stream", Late)
-    monkeypatch.setattr(streaming, "_idle", [])
+    monkeypatch.setattr(streaming, "_idle", {})
     Late.waits = 0
     return Late
 
@@ -187,22 +187,22 @@ def test_large_calls_from_the_host_go_by_batches(on_device, rng, monkeypatch):
 def test_buffers_are_kept_for_the_next_time_and_no_more_than_two(on_device, rng, monkeypatch):
     from numbadense._engine.cuda import streaming
 
-    monkeypatch.setattr(streaming, "_idle", [])
+    monkeypatch.setattr(streaming, "_idle", {})
     x = rng.normal(size=(6, 3))
     on_device.predict(x, 2)
-    kept = [pinned.ctypes.data for _, pinned in streaming._idle]
+    kept = [pinned.ctypes.data for _, pinned in streaming._idle[0]]
     on_device.predict(x, 2)
-    assert len(kept) == 2 and sorted(kept) == sorted(pinned.ctypes.data for _, pinned in streaming._idle)
+    assert len(kept) == 2 and sorted(kept) == sorted(pinned.ctypes.data for _, pinned in streaming._idle[0])
 
 
 def test_batches_larger_than_the_buffers_have_their_own(on_device, rng, monkeypatch):
     from numbadense._engine.cuda import streaming
 
     monkeypatch.setattr(streaming, "BATCH_BYTES", 300)
-    monkeypatch.setattr(streaming, "_idle", [])
+    monkeypatch.setattr(streaming, "_idle", {})
     x = rng.normal(size=(60, 3)).astype(np.float32)
     np.testing.assert_array_equal(on_device.predict(x, 31), on_device(x))
-    assert streaming._idle == []
+    assert not streaming._idle.get(0)
 
 
 def test_a_batch_fits_what_the_device_has_free(on_device, monkeypatch):
@@ -228,7 +228,7 @@ def test_what_fails_in_a_lane_is_raised_and_leaves_nothing_behind(on_device, lat
         on_device.predict(Broken(rng.normal(size=(9, 3))), 2)
     from numbadense._engine.cuda import streaming
 
-    assert len(streaming._idle) == 2 and not any(stream.work for stream, _ in streaming._idle)
+    assert len(streaming._idle[0]) == 2 and not any(stream.work for stream, _ in streaming._idle[0])
 
 
 def test_progress_is_drawn_on_stderr(on_device, capsys):

@@ -354,9 +354,27 @@ def test_hopper_gets_its_own_kernel_for_layers_that_are_large_enough(gpu, monkey
         (None, "bf16", False, []),
     ):
         monkeypatch.setattr(compiler, "capability", lambda capability=capability: capability)
+        monkeypatch.setattr(compiler, "written", lambda: hopper_step.PTX)
         tensor_step.prepare(w, b, "relu", precision, 0, m=1 if small else 64)
         assert packed == expected
         packed.clear()
+
+
+def test_a_compiler_that_is_too_old_for_hopper_leaves_layers_to_the_other_kernel(gpu, monkeypatch):
+    from numbadense._engine.cuda import compile as compiler
+    from numbadense._engine.cuda import tensor_step
+
+    w, b = np.zeros((64, 64), np.float32), np.zeros(64, np.float32)
+    layer = tensor_step.prepare(gpu.to_device(w), gpu.to_device(b), "relu", "bf16", 0)
+    monkeypatch.setattr(compiler, "capability", lambda: (9, 0))
+    monkeypatch.setattr(compiler, "written", lambda: (8, 2))
+    monkeypatch.setattr(compiler, "tensor_weights", lambda *arguments: None)
+    monkeypatch.setattr(compiler, "launch_one_dimensional", lambda *arguments: None)
+    assert type(tensor_step.prepare(w, b, "relu", "bf16", 0)) is type(layer)
+    said = "; Hopper's own kernel takes PTX 8.3, of CUDA 12.3, and the compiler writes 8.2"
+    assert layer.explain(64).endswith(said) and said not in layer.explain(63)
+    monkeypatch.setattr(compiler, "written", lambda: (8, 3))
+    assert said[:30] not in layer.explain(64)
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 1), (100, 9), (16, 80), (97, 41), (64, 16)])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from device_code import assemble
+from device_code import assemble, refusal
 
 from numbadense._engine.cuda import device
 from numbadense.activations import REGISTRY
@@ -94,3 +94,8 @@ def test_weights_are_laid_out_16_bytes_at_a_time_in_few_registers(compile_ptx, t
     kernel = compiler.tensor_weights(precision, False).py_func
     code = assemble(compile_ptx(kernel, (np.float32, 2), (np.uint32, 4)), tmp_path)
     assert code.local == 0 and code.registers <= 64 and "STG.E.128" in code.instructions
+
+
+@pytest.mark.parametrize("case", [(MEASURED, "bf16", 2, "chunks"), (MEASURED, "3xtf32", 2, "chunks")], ids=str)
+def test_an_older_compiler_than_hoppers_kernel_takes_will_do(tensor_code, case, tmp_path):
+    assert refusal(tensor_code(*case)[1], "8.0", tmp_path) is None

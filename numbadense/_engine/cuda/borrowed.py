@@ -20,13 +20,15 @@ class Borrowed:
     """C-contiguous device memory of some owner, which it keeps alive: an array as kernels see it.
 
     Floats of 16 bits have the dtypes of `halves`; kernels see their bits.
+
+    `device` is the number of the device that has to be current, where nobody has looked whether it is.
     """
 
-    __slots__ = ("_words", "address", "dtype", "owner", "shape", "size")
+    __slots__ = ("_words", "address", "device", "dtype", "owner", "shape", "size")
 
-    def __init__(self, address: int, shape: tuple[int, ...], dtype: np.dtype, owner: Any, size: int):
+    def __init__(self, address: int, shape: tuple[int, ...], dtype: np.dtype, owner: Any, size: int, device=None):
         self.address, self.shape, self.dtype, self.owner, self.size = address, shape, dtype, owner, size
-        self._words = None
+        self._words, self.device = None, device
 
     @property
     def ndim(self) -> int:
@@ -117,6 +119,7 @@ def current_stream(value) -> int:
 
 
 _readers: dict[type, Any] = {}
+DEVICE = "_numbadense_device"
 
 
 def borrow(value) -> Borrowed | None:
@@ -152,8 +155,20 @@ def _nothing(value) -> None:
 def _numba(value) -> Borrowed | None:
     if not value.is_c_contiguous() or not value.size:
         return None
-    dtype = halves.known(value.dtype)
-    return Borrowed(value.device_ctypes_pointer.value, value.shape, dtype, value, value.size)
+    try:
+        where = value.__dict__[DEVICE]
+    except KeyError:
+        where = value.__dict__[DEVICE] = device_of(value)
+    return Borrowed(value.device_ctypes_pointer.value, value.shape, halves.known(value.dtype), value, value.size, where)
+
+
+def device_of(value) -> int | None:
+    """Return the number of the device that an array of Numba's is on, or None where it does not say.
+
+    Memory that is mapped or managed is everywhere, and that of others was not allocated by Numba.
+    """
+    pointer = getattr(value, "gpu_data", None)
+    return pointer.context.device.id if type(pointer).__name__ == "OwnedPointer" else None
 
 
 def _simulated(value) -> Borrowed | None:

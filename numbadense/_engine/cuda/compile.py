@@ -1,6 +1,7 @@
 """The only CUDA module that calls ``cuda.jit``: kernels by activation and dtype, and their launch."""
 
 import functools
+import re
 import types
 import warnings
 
@@ -17,23 +18,28 @@ from numbadense._engine.cuda import fused as fused_module
 from numbadense._engine.cuda import fused_tensor as fused_tensor_module
 from numbadense._engine.cuda import rowwise as rowwise_module
 from numbadense._engine.cuda import softmax as softmax_module
+from numbadense._engine.cuda.current import capability, multiprocessors, target
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.primitives import WARP, widen_fp16
 from numbadense._engine.cuda.program import FOUR, code_of
+from numbadense._engine.cuda.twin import clusters
+
+__all__ = ["capability", "multiprocessors", "target"]  # of the device that is current: see `current`
 
 NO_CODE = -1  # of an activation
 ROW_WARPS = 2 if simulated() else 8  # of a block of the kernels of softmax
 
 
 @functools.cache
-def target() -> tiles.Target:
-    """Return the shapes for the current device, or for the simulator."""
-    return tiles.target(capability())
+def written() -> tuple[int, int]:
+    """Return the version of PTX that the installed compiler writes, which says what instructions it may have."""
 
+    def nothing():
+        """Do nothing."""
 
-def capability() -> tuple[int, int] | None:
-    """Return the compute capability of the current device, or None in the simulator."""
-    return None if simulated() else tuple(cuda.get_current_device().compute_capability)
+    ptx, _ = cuda.compile_ptx(nothing, (), cc=(8, 0))
+    major, minor = re.search(r"^\.version (\d+)\.(\d+)", ptx, re.MULTILINE).groups()
+    return int(major), int(minor)
 
 
 def _device(function):
@@ -86,21 +92,17 @@ def quick_pair(activation):
     return jit(pair)
 
 
-def _kernel(function, threads=None, resident=None):
+def _kernel(function, threads=None, resident=None, cluster=None):
     """Compile a kernel whose blocks have `threads` threads, with registers for `resident` on a multiprocessor.
+
+    A compiled kernel says itself how many blocks a `cluster` has (see `make_rank`); the simulator has to be told.
 
     It is assembled from PTX, as in the tests, and not optimised once more when it is linked, as numba-cuda does by
     itself where nvJitLink is installed.
     """
     if simulated():
-        return cuda.jit(function)
+        return clusters.Together(cuda.jit(function), cluster) if cluster else cuda.jit(function)
     return cuda.jit(function, lto=False, **({"launch_bounds": (threads, resident)} if threads else {}))
-
-
-@functools.cache
-def multiprocessors() -> int:
-    """Return how many multiprocessors the device has; the simulator claims two."""
-    return 2 if simulated() else cuda.get_current_device().MULTIPROCESSOR_COUNT
 
 
 @functools.cache
@@ -180,7 +182,7 @@ def hopper_dense(activation, tile: hopper.Tile, precision: str, half: bool, in_f
     fused = activations.REGISTRY["identity"] if activation.rowwise else activation
     narrow = hopper.primitives.make_narrow(precision) if half else None
     kernel = hopper.make_dense(tile, precision, narrow, quick_scalar(fused), _inlined, in_fours)
-    return _kernel(kernel, tile.size, 1)
+    return _kernel(kernel, tile.size, 1, tile.cluster)
 
 
 @functools.cache

@@ -10,14 +10,17 @@ from numbadense._engine.cuda.chain import between
 from numbadense._engine.cuda.steps import Step
 
 
-def network(step: Step, x, out, dtype: np.dtype, stream):
+def network(step: Step, x, out, dtype: np.dtype, stream, where: int):
     """Run the step, and return `out` or a new array; or return None, having done nothing, for the long way.
 
-    That is for whatever has to be copied, cast, checked by a sentence or brought from the host.
+    That is for whatever has to be copied, cast, checked by a sentence or brought from the host, and for arrays of
+    another device than `where`, which is current.
     """
     a = borrow(x)
     n_in, n_out = step.n_in, step.n_out
     if a is None or not fits(a.dtype, dtype) or not a.shape or a.shape[-1] != n_in or not n_out:
+        return None
+    if a.device is not None and a.device != where:
         return None
     if stream is not None and type(x).__module__ == "cupy":
         return None  # what CuPy has queued elsewhere has to be waited for
@@ -28,6 +31,8 @@ def network(step: Step, x, out, dtype: np.dtype, stream):
     given = memory.new(x, shape, dtype, stream) if out is None else out
     b = borrow(given)
     if b is None or not fits(b.dtype, dtype) or b.shape != shape or overlap(a, b):
+        return None
+    if b.device is not None and b.device != where:
         return None
     if len(shape) != 2:
         m = a.size // n_in

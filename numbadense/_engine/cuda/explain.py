@@ -6,15 +6,16 @@ from math import prod
 import numpy as np
 
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import failures
+from numbadense._engine.cuda import current, failures
 from numbadense._engine.cuda.borrowed import Borrowed
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.steps import Step
 
 
 @failures.owner("explain")
-def network(step: Step, widths: tuple[int, ...], m: int, dtype: np.dtype) -> str:
+def network(step: Step, widths: tuple[int, ...], m: int, dtype: np.dtype, where: int) -> str:
     """Return how `m` rows would go through a network of these widths, one fact a line."""
+    current.stay(where, "the network")
     n_in, n_out, itemsize = widths[0], widths[-1], dtype.itemsize
     steps = step.explain(m).splitlines()
     beside = step.room(Borrowed(0, (m, n_in), dtype, None, m * n_in)) if m else 0

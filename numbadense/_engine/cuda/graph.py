@@ -6,7 +6,7 @@ import weakref
 
 from numba import cuda
 
-from numbadense._engine.cuda import direct, failures, halves, memory
+from numbadense._engine.cuda import current, direct, failures, halves, memory
 from numbadense._engine.cuda import room as rooms
 from numbadense._engine.cuda.borrowed import Borrowed
 from numbadense._engine.cuda.chain import between
@@ -24,7 +24,7 @@ class Graph:
 
     def __init__(self, step: Step, a: Borrowed, b: Borrowed, stream):
         room = rooms.made(step.room(a), stream)
-        self.held = a, b, step, room
+        self.held, self.device = (a, b, step, room), current.number()
 
         def run(stream):
             step.run(a, b, room, stream)
@@ -40,6 +40,7 @@ class Graph:
     @failures.owner("the call of a bound network")
     def replay(self, x, stream) -> None:
         """Queue it on a stream, by default on the one that the library of `x` works on."""
+        current.stay(self.device, "the bound network")
         self.launch(memory.stream_of(stream, x))
 
 
@@ -104,6 +105,7 @@ def _destroy(executable) -> None:
 @failures.owner("binding the network to its arrays")
 def bind(step: Step, x, out, dtype, owner, stream):
     """Return ``launch(stream)``, and `out` or a new array of the kind of `x`, after the first run."""
+    current.stay(owner.device, "the network")
     a = _ready("x", x, dtype, owner.n_in)
     shape = (*a.shape[:-1], owner.n_out)
     stream = memory.stream_of(stream, x)

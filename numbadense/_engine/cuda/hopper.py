@@ -29,6 +29,7 @@ class Tile:
     applies the activation while the other multiplies.  `stages` steps of 128 bytes of each row are in shared memory.
     `group` rows of tiles are computed by columns, so that blocks that run at once share what they read.
     `part` columns at a time pass through shared memory on their way out.
+    `cluster` blocks that run at once compute tiles below each other: each copies its share of the columns for all.
     `lanes` are the threads of a warp: fewer in the simulator, with as many fewer rows.
     """
 
@@ -38,6 +39,7 @@ class Tile:
     stages: int
     group: int = 16
     part: int = 32
+    cluster: int = 1
     lanes: int = 32
     producer_registers: int = 24
     consumer_registers: int = 240
@@ -63,6 +65,11 @@ class Tile:
         return self.atom * self.high * (1 if self.apart else CONSUMERS)
 
     @property
+    def share(self) -> int:
+        """Columns whose weights a block copies: those of its tile, or its share of them for the cluster."""
+        return self.columns // self.cluster
+
+    @property
     def stage(self) -> int:
         """Bytes of a step."""
         return (self.rows + self.columns) * ROW
@@ -86,16 +93,21 @@ class Tile:
         """Return how many tiles an output has."""
         return -(-m // self.rows) * -(-n // self.columns)
 
+    def blocks(self, m: int, n: int, multiprocessors: int) -> int:
+        """Return how many blocks compute them: whole clusters, at most a block for each multiprocessor."""
+        clusters = -(-m // (self.cluster * self.rows)) * -(-n // self.columns)
+        return self.cluster * min(clusters, multiprocessors // self.cluster)
+
 
 def make_dense(tile, kind, narrow, scalar, jit, in_fours):
     """Return the kernel ``out = scalar(b + x @ w)``.
 
     Expects `x_map` and `w_map`, the words of tensor maps of x ``(m, k)`` and of w transposed, ``(n, k)``, with boxes of
-    a row of 128 bytes by ``tile.rows`` and ``tile.columns``; `maps`, MAPS int64 for each block, from a multiple of 64
+    a row of 128 bytes by ``tile.rows`` and ``tile.share``; `maps`, MAPS int64 for each block, from a multiple of 64
     bytes on, where blocks write them for the unit that copies; b (n,) float32; out (m, n), C-contiguous, of float32, or
-    of uint16 where `narrow` rounds to it; and at most as many blocks as there are tiles, of ``tile.size`` threads, with
-    ``tile.shared`` bytes of dynamic shared memory.  `in_fours` says that out, and each row of it, begins at a multiple
-    of four elements.  Any m, n and k from 1 on.
+    of uint16 where `narrow` rounds to it; and at most the blocks that ``tile.blocks`` says, whole clusters, of
+    ``tile.size`` threads, with ``tile.shared`` bytes of dynamic shared memory.  `in_fours` says that out, and each row
+    of it, begins at a multiple of four elements.  Any m, n and k from 1 on.
 
     ::
 
@@ -104,8 +116,11 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
                            then the epilogue:   32 columns at a time through shared memory, each warp its own
 
     A block computes one tile after another; while its outputs are on their way, so are the first steps of the next.
+    In a cluster each block has rows of its own; a stage is full when the shares of all blocks have come, and empty when
+    the warps of all have said so.  A block whose rows lie beyond the edge does as the others, and stores nothing.
     """
     apart, columns, high, stages, group_high = tile.apart, tile.columns, tile.high, tile.stages, tile.group
+    cluster, share = tile.cluster, tile.share
     rows, atom, lanes, warpgroup, stage_bytes = tile.rows, tile.atom, tile.lanes, tile.warpgroup, tile.stage
     depth, inner = DEPTH[kind], 32 // WIDTH[kind]
     x_bytes, atom_bytes, mine_bytes = rows * ROW, atom * ROW, atom * high * ROW
@@ -117,7 +132,7 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
     staging_at = stages * stage_bytes
     full_at = staging_at + CONSUMERS * WARPS * staged
     empty_at, turn_at = full_at + 8 * stages, full_at + 16 * stages
-    arrivals = WARPS * (1 if apart else CONSUMERS)
+    arrivals = WARPS * (1 if apart else CONSUMERS) * cluster
     skipped = CONSUMERS if apart else 1
 
     uint32, zero = primitives.uint32, np.float32(0)
@@ -135,14 +150,17 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
         primitives.barrier_arrive,
         primitives.barrier_expect,
     )
+    arrive_at = primitives.make_arrive_at(cluster)
+    rank_of_block, meet = primitives.make_rank(cluster), primitives.make_meet(cluster)
     map_release, map_acquire = primitives.map_release, primitives.map_acquire
-    copy_box, descriptor = primitives.copy_box, primitives.descriptor
+    copy_box, copy_to_all = primitives.copy_box, primitives.make_copy_to_all(cluster)
+    descriptor = primitives.descriptor
     store_two, load_four, store_four = primitives.store_two, primitives.load_four, primitives.store_four
     totals, fours = (primitives.make_local(jit, size, primitives.float32) for size in (high * count, 4))
     element = primitives.uint16 if narrow else primitives.float32
     outputs = primitives.make_local(jit, 4, element)
-    place = jit(make_place(rows, columns, group_high))
-    syncthreads, blocks = primitives.syncthreads, primitives.blocks
+    place = jit(make_place(rows * cluster, columns, group_high))
+    blocks = primitives.blocks
     finish = narrow or jit(keep)
 
     def dense(x_map, w_map, maps, b, out, k):
@@ -151,7 +169,9 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
         group = me // warpgroup
         m, n = out.shape
         steps = int32((k + depth - 1) // depth)
-        tiles = int32((m + rows - 1) // rows * ((n + columns - 1) // columns))
+        tiles = int32((m + rows * cluster - 1) // (rows * cluster) * ((n + columns - 1) // columns))
+        rank, begin = rank_of_block(), int32(block_number() // cluster)
+        stride = int32(blocks() // cluster)
         full, empty, turn = base + uint32(full_at), base + uint32(empty_at), base + uint32(turn_at)
         if me == 0:
             for stage in range(stages):
@@ -160,7 +180,7 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
             for consumer in range(CONSUMERS):
                 barrier_init(turn + uint32(8 * consumer), uint32(WARPS))
             barrier_init_fence()
-        syncthreads()
+        meet()
 
         if group == 0:
             give_back()
@@ -174,15 +194,23 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
                 map_acquire(x_at)
                 map_acquire(w_at)
                 stage, phase = uint32(0), uint32(1)
-                for number in range(int32(block_number()), tiles, int32(blocks())):
+                for number in range(begin, tiles, stride):
                     top, left = place(number, m, n)
                     for step in range(steps):
                         barrier_wait(empty + uint32(8) * stage, phase)
                         arrived = full + uint32(8) * stage
                         barrier_expect(arrived, uint32(stage_bytes))
                         to = base + stage * uint32(stage_bytes)
-                        copy_box(to, x_at, int32(step * depth), int32(top), arrived)
-                        copy_box(to + uint32(x_bytes), w_at, int32(step * depth), int32(left), arrived)
+                        copy_box(to, x_at, int32(step * depth), int32(top + rank * rows), arrived)
+                        to += uint32(x_bytes) + uint32(rank * (share * ROW))
+                        copy_to_all(to, w_at, int32(step * depth), int32(left + rank * share), arrived)
+                        stage += uint32(1)
+                        if stage == uint32(stages):
+                            stage = uint32(0)
+                            phase ^= uint32(1)
+                if cluster > 1:  # a block ends when the others have nothing more to say to its barriers
+                    for _ in range(stages):
+                        barrier_wait(empty + uint32(8) * stage, phase)
                         stage += uint32(1)
                         if stage == uint32(stages):
                             stage = uint32(0)
@@ -204,8 +232,7 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
             staging = base + uint32(staging_at) + uint32((consumer * WARPS + warp) * staged)
             store_at = staging + uint32(lane // 4 * pitch + lane % 4 * 8)
             load_at = staging + uint32(lane // across * pitch + lane % across * 16)
-            stride = int32(blocks())
-            for number in range(int32(block_number()) + first * stride, tiles, skipped * stride):
+            for number in range(begin + first * stride, tiles, skipped * stride):
                 if apart:
                     barrier_wait(turn + uint32(8) * uint32(consumer), my_turn)
                     my_turn ^= uint32(1)
@@ -221,8 +248,8 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
                             multiply(total, h * count, x_tile + q * 2 + h * (atom_bytes // 16), w_tile + q * 2, more)
                     commit()
                     wait_for_others()
-                    if step > 0 and lane == 0:
-                        barrier_arrive(empty + uint32(8) * before)
+                    if step > 0 and lane < cluster:
+                        arrive_at(empty + uint32(8) * before, uint32(lane))
                     before = stage
                     stage += uint32(1)
                     if stage == uint32(stages):
@@ -235,11 +262,11 @@ def make_dense(tile, kind, narrow, scalar, jit, in_fours):
                     stage = uint32(at % stages)
                     phase ^= uint32(at // stages & 1)
                 wait_for_all(total)
-                if lane == 0:
-                    barrier_arrive(empty + uint32(8) * before)
+                if lane < cluster:
+                    arrive_at(empty + uint32(8) * before, uint32(lane))
 
                 top, left = place(number, m, n)
-                top += (0 if apart else consumer * (high * atom)) + warp * lines + lane // across
+                top += rank * rows + (0 if apart else consumer * (high * atom)) + warp * lines + lane // across
                 left += lane % across * 4
                 for piece in range(high * parts):
                     for h in range(high):

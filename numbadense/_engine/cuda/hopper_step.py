@@ -1,6 +1,6 @@
 """A dense layer on Hopper's tensor cores: operands narrowed and mapped, the tile chosen, the kernel launched."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numbadense._engine.cuda.primitives import CHUNK
 
 INT64 = np.dtype(np.int64)
 HOPPER = 9  # the major compute capability whose tensor cores these are
+PTX = 8, 3  # which has `fence.proxy.tensormap`; wgmma and all else came with 8.0.  CUDA 12.3 is the first to write it.
 LEAST = 64  # rows, columns, features: below, most of a tile would lie beyond the edges
 MOST = 2**31 - 2**10  # rows, columns, features: coordinates of boxes have 32 bits
 DEEP = 4096  # features from which on the operands of one large tile, fewer bytes, count for more than turns do
@@ -25,6 +26,14 @@ APART = Tile(high=2, columns=128, apart=True, stages=6)
 TOGETHER = Tile(high=1, columns=256, apart=False, stages=4)
 SMALL = Tile(high=2, columns=16, apart=True, stages=3, group=2, part=8, lanes=4)
 SMALL_TOGETHER = Tile(high=1, columns=32, apart=False, stages=2, group=2, part=16, lanes=4)
+
+
+def paired(tile: Tile) -> Tile:
+    """Return a tile for clusters of two blocks, which read a quarter less of operands, or a third: not timed yet."""
+    return replace(tile, cluster=2, group=tile.group // 2)
+
+
+APART_PAIRED, TOGETHER_PAIRED = paired(APART), paired(TOGETHER)
 
 
 def supported(m: int, n: int, k: int, precision: str, capability: tuple[int, int] | None) -> bool:
@@ -76,9 +85,9 @@ class HopperLayer:
     def explain(self, m: int) -> str:
         """Say which kernel `m` rows take."""
         tile = self.tile
-        count = tile.tiles(m, self.n_out)
-        blocks = min(count, compiler.multiprocessors())
+        count, blocks = tile.tiles(m, self.n_out), tile.blocks(m, self.n_out, compiler.multiprocessors())
         how = "two warpgroups in turns" if tile.apart else "two warpgroups together"
+        how += f", clusters of {tile.cluster}" if tile.cluster > 1 else ""
         return (
             f"dense {self.n_in} -> {self.n_out}, {self.activation.name}, {self.precision} on Hopper, {how}: "
             f"{count} tiles of {tile.rows} x {tile.columns} outputs by {blocks} blocks, float32 rows of x narrowed"
@@ -125,8 +134,8 @@ class HopperLayer:
         in_fours = memory.in_chunks(out, size=FOUR * out.dtype.itemsize)
         half = out.dtype.itemsize == 2
         kernel = compiler.hopper_dense(self.activation, tile, self.precision, half, in_fours)
-        blocks = min(tile.tiles(m, n), compiler.multiprocessors())
-        operands = (tensor_map.of(a, self.n_in, high) for a, high in ((x, tile.rows), (self.w, tile.columns)))
+        blocks = tile.blocks(m, n, compiler.multiprocessors())
+        operands = (tensor_map.of(a, self.n_in, high) for a, high in ((x, tile.rows), (self.w, tile.share)))
         maps = room.part(0, (blocks * MAPS,), INT64)
         compiler.launch(kernel, blocks, tile.size, stream, *operands, maps, self.b, out, self.n_in, shared=tile.shared)
         if self.activation.rowwise:

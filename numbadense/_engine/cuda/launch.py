@@ -27,6 +27,7 @@ from numba.cuda.cudadrv import driver
 from numba.cuda.cudadrv.devicearray import DeviceNDArray
 from numba.cuda.typing.typeof import Purpose, typeof
 
+from numbadense._engine.cuda import current
 from numbadense._engine.cuda.borrowed import Borrowed, type_of
 from numbadense.errors import DeviceError
 
@@ -63,13 +64,17 @@ class Bound:
         self.fill = struct.Struct(f"{count}q").pack_into
         self.count = count
         self.blocks: list[Block] = []  # those not in use: a thread takes one, and gives it back
-        self.locate()
+        self.placed: dict[int, Placed] = {}  # by device
+        self.last = self.here()  # where it ran last, and mostly does again: the driver refuses it if that is not here
 
-    def locate(self) -> None:
-        """Find the kernel in the context of this thread; Numba loads it, and makes a context where there is none."""
-        kernel = self.definition.library.get_cufunc().handle
-        self.function = driver.driver.cuKernelGetFunction(kernel)
-        self.allowed = FREE
+    def here(self) -> "Placed":
+        """Return the kernel on the current device; Numba loads it, and makes a context where there is none."""
+        cuda.current_context()
+        number = current.number()
+        if number not in self.placed:
+            kernel = self.definition.library.get_cufunc().handle
+            self.placed[number] = Placed(driver.driver.cuKernelGetFunction(kernel))
+        return self.placed[number]
 
     def __call__(self, grid: tuple[int, int, int], block: tuple[int, int, int], stream, shared: int, words) -> None:
         """Launch it; the driver copies the words before this returns."""
@@ -78,21 +83,37 @@ class Bound:
         except IndexError:
             parameters = Block(self.count)
         self.fill(parameters.words, 0, *words)
-        code = self._launch(grid, block, stream, shared, parameters.address)
+        code = self._launch(self.last, grid, block, stream, shared, parameters.address)
         if code:
             if code in ELSEWHERE:
-                self.locate()
-                code = self._launch(grid, block, stream, shared, parameters.address)
+                self.last = placed = self.here()  # which another thread may replace by its own before it is read again
+                code = self._launch(placed, grid, block, stream, shared, parameters.address)
             if code:
                 raise driver.CudaAPIError(code, f"Call to cuLaunchKernel results in {code.name}")
         self.blocks.append(parameters)
 
-    def _launch(self, grid, block, stream, shared: int, parameters: int):
-        if shared > self.allowed:
+    def _launch(self, placed: "Placed", grid, block, stream, shared: int, parameters: int):
+        if shared > placed.allowed:
+            placed = self._allow(shared)
+        return binding.cuLaunchKernel(placed.function, *grid, *block, shared, stream, parameters, 0)[0]
+
+    def _allow(self, shared: int) -> "Placed":
+        """Return the kernel on the current device, where so much shared memory is asked for first."""
+        self.last = placed = self.here()
+        if shared > placed.allowed:
             with _asking(shared, self.definition):
-                driver.driver.cuFuncSetAttribute(self.function, MORE, shared)
-            self.allowed = shared
-        return binding.cuLaunchKernel(self.function, *grid, *block, shared, stream, parameters, 0)[0]
+                driver.driver.cuFuncSetAttribute(placed.function, MORE, shared)
+            placed.allowed = shared
+        return placed
+
+
+class Placed:
+    """A kernel on a device, and the bytes of dynamic shared memory that it may have there."""
+
+    __slots__ = ("allowed", "function")
+
+    def __init__(self, function):
+        self.function, self.allowed = function, FREE
 
 
 _bound: dict[tuple[int, ...], tuple] = {}

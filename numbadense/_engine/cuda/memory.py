@@ -11,8 +11,8 @@ from numba import cuda
 
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import failures, halves
-from numbadense._engine.cuda.borrowed import Borrowed, current_stream, library_of
+from numbadense._engine.cuda import current, failures, halves
+from numbadense._engine.cuda.borrowed import Borrowed, current_stream, device_of, library_of
 from numbadense._engine.cuda.device import simulated
 from numbadense._engine.cuda.primitives import CHUNK
 from numbadense.errors import DeviceError, DTypeError, OptionError, OutputError, ShapeError
@@ -73,9 +73,10 @@ def on_device(value) -> bool:
 def _view(name: str, value):
     """Return a numba device array of the memory of `value`, or None if that is not on the device."""
     if getattr(value, "__cuda_ndarray__", False):
+        _check_device(name, device_of(value))
         return value
     if not simulated() and (library := library_of(value)):
-        _check_device(name, value, library)
+        _check_device(name, value.get_device() if library == "torch" else value.device.id)
         if library == "torch" and value.is_neg():  # a sign that its memory does not have
             value = value.resolve_neg()
     interface, owner = _interface(name, value)
@@ -91,11 +92,10 @@ def _interface(name: str, value) -> tuple[dict | None, Any]:
         raise DTypeError(f"{name} is a {type(value).__name__} whose device memory cannot be read: {said}.") from error
 
 
-def _check_device(name: str, value, library: str) -> None:
+def _check_device(name: str, where: int | None) -> None:
     """Refuse an array of another device than the current one, whose memory a kernel cannot reach."""
-    where = value.get_device() if library == "torch" else value.device.id
-    here = cuda.get_current_device().id
-    if where not in (-1, here):
+    here = current.number()
+    if where not in (None, -1, here):
         raise DeviceError(
             f"{name} is on device {where} but device {here} is current; select the one where weights and arrays are."
         )

@@ -10,9 +10,8 @@ import functools
 import math
 
 import numpy as np
-from numba import cuda
 
-from numbadense._engine.cuda import failures, memory
+from numbadense._engine.cuda import current, failures, memory
 from numbadense._engine.cuda.borrowed import Borrowed, borrow, current_stream, library_of
 from numbadense._engine.cuda.device import simulated
 
@@ -48,7 +47,7 @@ def taken(nbytes: int, stream, like=None):
     if library == "torch" or (library == "cupy" and int(stream or 0) == current_stream(like)):
         yield borrow(memory.new(like, (nbytes,), BYTE, stream))
         return
-    pool = None if simulated() else _pool(_current())
+    pool = None if simulated() else _pool(current.number())
     if pool is None:
         yield made(nbytes, stream)
         return
@@ -63,11 +62,6 @@ def _driver():
     from cuda.bindings import driver
 
     return driver
-
-
-def _current() -> int:
-    code, device = _driver().cuCtxGetDevice()
-    return cuda.get_current_device().id if code else int(device)
 
 
 @functools.cache

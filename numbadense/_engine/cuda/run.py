@@ -9,9 +9,21 @@ import numpy as np
 from numbadense import activations
 from numbadense._engine import validate
 from numbadense._engine.cuda import compile as compiler
-from numbadense._engine.cuda import direct, failures, halves, memory, split, streaming, tensor_step, tensor_tiles, whole
+from numbadense._engine.cuda import (
+    current,
+    direct,
+    failures,
+    halves,
+    memory,
+    split,
+    streaming,
+    tensor_step,
+    tensor_tiles,
+    whole,
+)
 from numbadense._engine.cuda import program as program_module
 from numbadense._engine.cuda import room as rooms
+from numbadense._engine.cuda.current import number
 from numbadense._engine.cuda.primitives import CHUNK, WARP
 from numbadense._engine.cuda.steps import Layer, Step, of_network
 from numbadense.errors import ActivationError, OptionError, ShapeError
@@ -22,6 +34,7 @@ __all__ = [
     "forward_of",
     "forward_warp_of",
     "network",
+    "number",
     "of_network",
     "of_population",
     "population",
@@ -78,7 +91,8 @@ def dense(x, w, b, activation, out, stream, split_k=1, precision=None):
 @failures.owner("the call of the network")
 def network(step: Step, x, out, dtype: np.dtype, owner, stream):
     """Return the output of a network; `owner` is what `x` must fit, for the error."""
-    done = direct.network(step, x, out, dtype, stream)
+    current.stay(owner.device, "the network")
+    done = direct.network(step, x, out, dtype, stream, owner.device)
     if done is not None:
         return done
     stream = memory.stream_of(stream, x, out)
@@ -124,6 +138,7 @@ def of_population(weights, biases, chosen, dtype: np.dtype, precision: str | Non
 @failures.owner("the call of the population")
 def population(networks: whole.Whole, x, out, owner, stream):
     """Return the outputs of all networks: of ``(m, n_in)`` rows for each, or of ``(networks, m, n_in)``."""
+    current.stay(owner.device, "the population")
     stream, dtype = memory.stream_of(stream, x, out), networks.dtype
     x = memory.operand("x", x)
     validate.compute_dtype("x", x.like)

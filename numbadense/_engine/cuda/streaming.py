@@ -17,7 +17,7 @@ import numpy as np
 from numba import cuda
 
 from numbadense._engine import validate
-from numbadense._engine.cuda import failures, memory
+from numbadense._engine.cuda import current, failures, memory
 from numbadense._engine.cuda import room as rooms
 from numbadense._engine.cuda.borrowed import Borrowed, borrow
 from numbadense._engine.cuda.steps import Step
@@ -28,7 +28,7 @@ LARGE_BYTES = 4 * BATCH_BYTES  # of input and output, from which a call with Num
 SHARE = 4  # a lane takes at most one part of so many of the memory that is free
 SAMPLE = 1024  # rows by which memory for what a step needs besides is reckoned
 
-_idle: list[tuple[Any, np.ndarray]] = []  # streams and pinned buffers of BATCH_BYTES
+_idle: dict[int, list[tuple[Any, np.ndarray]]] = {}  # streams and pinned buffers of BATCH_BYTES, by device
 
 
 class Lane:
@@ -73,14 +73,15 @@ class Lane:
         """Wait whatever has happened, and keep the buffer for others; the pinned memory must outlive the copies."""
         with contextlib.suppress(Exception):  # what failed has been said where it failed
             self.stream.synchronize()
-            if self.standard and len(_idle) < 2:
-                _idle.append((self.stream, self.pinned))
+            idle = _idle.setdefault(current.number(), [])
+            if self.standard and len(idle) < 2:
+                idle.append((self.stream, self.pinned))
 
 
 def _taken():
     try:
-        return _idle.pop()
-    except IndexError:
+        return _idle[current.number()].pop()
+    except LookupError:
         return None
 
 
@@ -141,6 +142,7 @@ def run(step: Step, x, out: np.ndarray, dtype: np.dtype, rows: int, starts=None)
 @failures.owner("predict")
 def predict(step: Step, x, rows, out, progress: bool, dtype: np.dtype, owner):
     """Return the output for every row of x, checking all arguments."""
+    current.stay(owner.device, "the network")
     if not isinstance(x, np.ndarray) and isinstance(getattr(x, "dtype", None), np.dtype) and not memory.on_device(x):
         source, like = x, np.broadcast_to(np.empty((), x.dtype), tuple(x.shape))  # rows are read as they are needed
     else:

@@ -74,6 +74,7 @@ class TensorLayer:
         how = "no work"
         if m * self.n_out:
             how = tiles.explain(choose(self.precision, m, self.n_out), m, self.n_out, compiler.multiprocessors())
+            how += _too_old(m, self.n_in, self.n_out, self.precision)
         return f"dense {self.n_in} -> {self.n_out}, {self.activation.name}, {self.precision} on tensor cores: {how}"
 
     def room(self, x) -> int:
@@ -154,9 +155,22 @@ def prepare(
 
 
 def _has_hopper(m: int, k: int, n: int, precision: str) -> bool:
-    """Say whether Hopper's kernel computes a layer; the simulator's layers are this one's."""
+    """Say whether Hopper's kernel computes a layer: a compiler that is too old for it leaves it to the other."""
+    return _for_hopper(m, k, n, precision) and compiler.written() >= hopper_step.PTX
+
+
+def _for_hopper(m: int, k: int, n: int, precision: str) -> bool:
+    """Say whether a layer is one for Hopper's kernel; the simulator's layers are the other's."""
     capability = compiler.capability()
     return capability is not None and hopper_step.supported(m, n, k, precision, capability)
+
+
+def _too_old(m: int, k: int, n: int, precision: str) -> str:
+    """Say why a layer that is one for Hopper's kernel has not got it, if it has not."""
+    if not _for_hopper(m, k, n, precision) or _has_hopper(m, k, n, precision):
+        return ""
+    takes, writes = (".".join(map(str, version)) for version in (hopper_step.PTX, compiler.written()))
+    return f"; Hopper's own kernel takes PTX {takes}, of CUDA 12.3, and the compiler writes {writes}"
 
 
 def of_network(layers: Iterable, precision: str, before=None) -> tuple[Any, ...]:

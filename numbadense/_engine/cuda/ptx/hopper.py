@@ -1,7 +1,8 @@
-"""What Hopper has besides: multiplications by a warpgroup, copies of boxes, barriers that count bytes.
+"""What Hopper has besides: multiplications by a warpgroup, copies of boxes, barriers that count bytes, clusters.
 
 A warpgroup is four warps, whose threads call what concerns it together.  Shared memory is dynamic, and has 32-bit
-addresses.  See the PTX ISA, sections wgmma, cp.async.bulk.tensor, mbarrier and setmaxnreg.
+addresses, which blocks of a cluster share but for their rank.  See the PTX ISA, sections wgmma, cp.async.bulk.tensor,
+mbarrier, barrier.cluster, mapa and setmaxnreg.
 
 Kernels take these names from `primitives` in `numbadense._engine.cuda.hopper`, which knows their NumPy twins.
 """
@@ -26,14 +27,18 @@ __all__ = [
     "float32",
     "larger",
     "load_four",
+    "make_arrive_at",
+    "make_copy_to_all",
     "make_dynamic",
     "make_local",
+    "make_meet",
     "make_multiply",
     "make_multiply_commit",
     "make_multiply_end",
     "make_multiply_fence",
     "make_multiply_wait",
     "make_narrow",
+    "make_rank",
     "make_registers",
     "make_sync_warp",
     "map_acquire",
@@ -43,7 +48,6 @@ __all__ = [
     "store_four",
     "store_halves",
     "store_two",
-    "syncthreads",
     "uint16",
     "uint32",
 ]
@@ -131,15 +135,67 @@ barrier_wait = _operation(
 # Who writes a map lets go of it, and who copies by it takes it: then the unit that copies boxes sees what was written.
 map_release = _instruction("fence.proxy.tensormap::generic.release.gpu;")
 map_acquire = _operation("fence.proxy.tensormap::generic.acquire.gpu [$0], 128;", "l", types.int64)
+BOX = types.uint32, types.int64, types.int32, types.int32, types.uint32
 copy_box = _operation(
     "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [$0], [$1, {$2, $3}], [$4];",
     "rlrrr",
-    types.uint32,
-    types.int64,
-    types.int32,
-    types.int32,
-    types.uint32,
+    *BOX,
 )
+
+
+def make_arrive_at(cluster):
+    """Return ``arrive_at(address, rank)``: arrive at the barrier at this address in the block of that rank.
+
+    What is given back was read by multiplications that are over, and is written by copies: nothing else has to be
+    released or acquired at the scope of the cluster, which would wait for all stores and empty the cache.
+    """
+    text = "mbarrier.arrive.shared::cta.b64 _, [$0];"
+    if cluster > 1:
+        text = (
+            "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, $0, $1;\n"
+            "mbarrier.arrive.shared::cluster.b64 _, [there];\n}"
+        )
+    return _operation(text, "rr", types.uint32, types.uint32)
+
+
+def make_copy_to_all(cluster):
+    """Return `copy_box` to the same address in each block of the cluster, where the same barrier counts the bytes."""
+    if cluster == 1:
+        return copy_box
+    text = (
+        f"{{\n.reg .b16 all;\nmov.b16 all, {(1 << cluster) - 1};\n"
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+        "[$0], [$1, {$2, $3}], [$4], all;\n}"
+    )
+    return _operation(text, "rlrrr", *BOX)
+
+
+def make_rank(cluster):
+    """Return the function that says which block of its cluster this is, in a kernel whose blocks run in clusters.
+
+    That is a property of the kernel (``.reqnctapercluster``): every launch obeys, and needs a multiple of blocks.
+    """
+
+    @intrinsic
+    def rank(typing_context):
+        def generate(context, builder, signature, arguments):
+            if cluster == 1:
+                return I32(0)
+            module = builder.module
+            facts = builder.function, ir.MetaDataString(module, "cluster_dim_x"), I32(cluster)
+            cgutils.get_or_insert_named_metadata(module, "nvvm.annotations").add(module.add_metadata(facts))
+            return assemble(builder, I32, "mov.u32 $0, %cluster_ctarank;", "=r", side_effect=False)
+
+        return types.int32(), generate
+
+    return rank
+
+
+def make_meet(cluster):
+    """Return the function that waits for all threads of the block, or of the cluster: then they see shown barriers."""
+    if cluster == 1:
+        return syncthreads
+    return _instruction("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait.acquire;")
 
 
 @intrinsic
