@@ -106,8 +106,8 @@ def by_warps(bench, rows):
     """So many rows a warp."""
     widths, m = ((5, 9, 3), 3) if bench.dry else ((64, 256, 256, 8), 2**16)
     layers = [
-        nd.Dense(bench.rng.standard_normal((k, n), np.float32) / np.float32(k) ** 0.5, None, "relu")
-        for k, n in itertools.pairwise(widths)
+        nd.Dense(bench.rng.standard_normal((k, n), np.float32) / np.float32(k) ** 0.5, None, name)
+        for (k, n), name in zip(itertools.pairwise(widths), ("relu", "relu", None), strict=False)
     ]
     net, threads = nd.Sequential(layers), 32 if bench.dry else 128
     on_device, program = net.to("cuda"), nd.cuda.program(net, activations=["relu"], warp=True)
