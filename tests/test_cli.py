@@ -550,6 +550,7 @@ def test_warm_lists_what_it_compiled(capsys, monkeypatch):
     ]
 
 
+@pytest.mark.codegen
 @NEEDS_COMPILER
 def test_warm_compiles_every_activation(capsys):
     assert run("warm", "--json") == 0

@@ -60,6 +60,7 @@ def test_layouts_do_not_change_a_bit(x_layout, w_layout, b_layout, out_layout, d
 
 
 @given(draw.rows_around_packing, draw.inputs, draw.outputs, draw.dtypes, st.booleans(), draw.grains, draw.seeds)
+@example(9, 5, 13, np.float64, False, [("x", 293, 9), ("x", 335, 2)], 1)  # a product that overflows beside -inf
 def test_products_are_summed_in_order_whatever_the_values(m, k, n, dtype, with_bias, grains, seed):
     rng = np.random.default_rng(seed)
     x, w = draw.numbers(rng, (m, k), dtype), draw.weights(rng, k, n, dtype)

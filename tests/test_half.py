@@ -113,11 +113,13 @@ EVERY = """
 """
 
 
+@pytest.mark.codegen
 @pytest.mark.parametrize("isa", sorted(TABLE))
 def test_kernels_widen_every_bit_pattern_exactly(isa):
     assert scripts.run(EVERY, NUMBADENSE_ISA=isa).stdout.split()[0] == isa
 
 
+@pytest.mark.codegen
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names x86 features")
 @pytest.mark.skipif(config.DISABLE_JIT, reason="about instructions")
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def test_the_guard_pages_do_guard():
     assert scripts.run(touched, check=False).returncode < 0  # a signal
 
 
+@pytest.mark.codegen
 @compiled
 @pytest.mark.parametrize("isa", sorted(TABLE))
 def test_every_row_of_the_tile_table_is_right_on_any_machine(isa):
@@ -176,6 +177,7 @@ def test_the_spill_finder_finds_spills():
     assert not spills("\tvmovups\t(%rbp), %zmm4\n\tmovq\t8(%rsp), %rax", {"%rsp"})
 
 
+@pytest.mark.codegen
 @compiled
 @pytest.mark.skipif(machine.host().isa not in ("avx512", "avx2"), reason="reads x86 assembly")
 @pytest.mark.parametrize(

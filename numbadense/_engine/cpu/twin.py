@@ -1,7 +1,8 @@
 """NumPy twins of the tile primitives, for ``NUMBA_DISABLE_JIT=1``: a `View` is a 2-D array, a `Tile` too.
 
 The kernels of `numbadense._engine.cpu.forward` then run as plain Python, line by line, for coverage and for readable
-failures.  Products are rounded once, as by a fused multiply-add, in float32 (through float64); in float64 twice.
+failures.  Products are rounded once, as by a fused multiply-add, in float32, through float64.  float64 goes through what
+NumPy has beyond it, rounded twice, but no product overflows there that a sum brings back.
 """
 
 import ctypes
@@ -74,7 +75,8 @@ def resume(mr, nv, lanes, y):
 def rank1(tile, x, w, p):
     """``tile + outer(x[:, p], w[p, :])``, rounded once in float32."""
     mr, columns = tile.shape
-    a, b = x[:mr, p, None].astype(np.float64), w[p, None, :columns].astype(np.float64)
+    wide = np.float64 if tile.dtype == np.float32 else np.longdouble
+    a, b = x[:mr, p, None].astype(wide), w[p, None, :columns].astype(wide)
     with np.errstate(all="ignore"):
         return (a * b + tile).astype(tile.dtype)
 
