@@ -1,8 +1,8 @@
 """NumPy twins of the tile primitives, for ``NUMBA_DISABLE_JIT=1``: a `View` is a 2-D array, a `Tile` too.
 
 The kernels of `numbadense._engine.cpu.forward` then run as plain Python, line by line, for coverage and for readable
-failures.  Products are rounded once, as by a fused multiply-add, in float32, through float64.  float64 goes through what
-NumPy has beyond it, rounded twice, but no product overflows there that a sum brings back.
+failures.  Products are rounded once, as by a fused multiply-add, in float32, through float64.  In float64 it is twice,
+through what NumPy has beyond it, so that no product overflows that a sum brings back.
 """
 
 import ctypes
