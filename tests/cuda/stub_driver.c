@@ -8,6 +8,7 @@
    loaded, on a stream of that device, with memory of that device and no more shared memory than was asked for.  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,17 +26,20 @@ static char log_[1 << 20];
 static size_t logged;
 static char failing[64];
 static int code, after;
-static size_t used, total = (size_t)80 << 30;
+static _Atomic size_t used;
+static size_t total = (size_t)80 << 30;
 static __thread H current[16];
 static __thread int depth;
-static int devices_retained;
 
+static atomic_flag saying = ATOMIC_FLAG_INIT; /* threads call at once */
 static void say(const char *name) {
     size_t n = strlen(name);
+    while (atomic_flag_test_and_set(&saying)) {}
     if (logged + n + 2 > sizeof log_) logged = 0;
     memcpy(log_ + logged, name, n);
     log_[logged + n] = '\n';
     log_[logged += n + 1] = 0;
+    atomic_flag_clear(&saying);
 }
 static R called(const char *name) {
     if (code && !strcmp(name, failing) && after-- <= 0) return code;
@@ -51,7 +55,7 @@ API void stub_memory(size_t bytes) { total = used + bytes; } /* that are free */
 /* The last launches, oldest first. */
 typedef struct { H f, stream; unsigned grid[3], block[3], shared; uint64_t words[64]; } Launch;
 static Launch launches[256];
-static unsigned count;
+static _Atomic unsigned count;
 API unsigned stub_launches(void) { return count; }
 API Launch *stub_launch(unsigned i) { return &launches[i % 256]; }
 API void stub_forget(void) { count = 0; }

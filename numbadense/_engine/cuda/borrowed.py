@@ -4,6 +4,7 @@ A view by ``__cuda_array_interface__`` costs ten microseconds and more, which is
 device.  Libraries say what is needed for less, each in its own words.
 """
 
+import functools
 import math
 import sys
 from types import SimpleNamespace
@@ -102,7 +103,12 @@ def type_of(dtype: np.dtype, ndim: int):
 
 def library_of(value) -> str:
     """Return "torch" or "cupy" where an array is one of theirs, of a class derived from it too, and else ""."""
-    names = (kind.__module__.partition(".")[0] for kind in type(value).__mro__)
+    return _library_of(type(value))
+
+
+@functools.lru_cache
+def _library_of(kind: type) -> str:
+    names = (base.__module__.partition(".")[0] for base in kind.__mro__)
     return next((name for name in names if name in ("torch", "cupy")), "")
 
 

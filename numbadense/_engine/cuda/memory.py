@@ -306,6 +306,8 @@ def stream_of(stream, *given):
     None is the stream on which the library of the first of the arrays `given` works now that has one.
     """
     handle = next(filter(None, map(current_stream, given)), 0) if stream is None else stream
+    if type(handle) is int and not handle:
+        return 0
     handle = getattr(handle, "cuda_stream", getattr(handle, "ptr", handle))  # as PyTorch and CuPy name it
     if isinstance(handle, np.integer):
         handle = int(handle)
