@@ -30,8 +30,8 @@ def make_held(count, logarithm, dtype, jit, exp, log1p, widen, narrow):
 
     Expects C-contiguous 2-D arrays of one shape: the same array, or two apart; `widen` makes a number of `dtype` of one
     of x, and `narrow` one of out of that.  Any grid of whole warps, each of which reads a row once and keeps it in
-    registers.  Special values are as in `numbadense.activations`.  The
-    order of a sum is that of the numbers of each thread, then of pairs of threads: the same in every batch.
+    registers.  Special values are as in `numbadense.activations`.  The order of a sum is that of the numbers of each
+    thread, then of pairs of threads: the same in every batch.
     """
     element = dtype.type
     none, zero, one, quotient = element(-np.inf), element(0), element(1), jit(divided)
